@@ -1,0 +1,192 @@
+"""Take requests one after the other and answer them with events. Knows pipes, not who is at the other end.
+
+Two threads: the main thread owns llama.cpp and runs the only decode loop; a reader thread takes lines in,
+so that a cancel, a shutdown or the parent's death takes effect while llama.cpp computes.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from contextlib import ExitStack
+from typing import assert_never
+
+import msgspec
+
+from edgeapp import protocol
+from edgeapp.engine import bindings, model
+from edgeapp.engine.loop import DecodeLoop
+from edgeapp.errors import EdgeappError, EngineError
+from edgeapp.protocol import (
+    AnyRequest,
+    Cancel,
+    Event,
+    Failed,
+    Generate,
+    Hello,
+    Load,
+    Loaded,
+    LoadPhase,
+    Memory,
+    Notice,
+    Progress,
+    Shutdown,
+    Tokenize,
+    Tokens,
+)
+
+
+def serve(events_fd: int) -> None:
+    """Say hello on `events_fd`, then answer requests from stdin until `Shutdown` or the end of input."""
+    bindings.start()
+    service = Service(events_fd)
+    service.emit(
+        Hello(
+            protocol_version=protocol.PROTOCOL_VERSION,
+            pid=os.getpid(),
+            binding_version=bindings.BINDING_VERSION,
+            system_info=bindings.system_info(),
+            devices=bindings.devices(),
+        )
+    )
+    threading.Thread(target=service.read_requests, daemon=True).start()
+    service.serve()
+    bindings.stop()
+
+
+class Service:
+    """Takes requests one after the other; the reader thread runs `read_requests`."""
+
+    def __init__(self, events_fd: int) -> None:
+        self._events_fd = events_fd
+        self._requests: queue.SimpleQueue[AnyRequest] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._model: model.LoadedModel | None = None
+        self._loop: DecodeLoop | None = None
+        self._write_lock = threading.Lock()
+
+    def emit(self, event: Event) -> None:
+        line = protocol.encode(event)
+        with self._write_lock:
+            while line:
+                line = line[os.write(self._events_fd, line) :]
+
+    # Reader thread ---------------------------------------------------------------------------
+
+    def read_requests(self) -> None:
+        with os.fdopen(0, "rb") as lines:
+            for line in lines:
+                self._receive(line)
+        # End of file: the parent is gone or done with us. A graceful exit could hang in a GPU call.
+        os._exit(0)
+
+    def _receive(self, line: bytes) -> None:
+        try:
+            request = protocol.decode_request(line)
+        except msgspec.MsgspecError as problem:
+            self.emit(Failed(code="protocol", message=f"The request is not understood: {problem}."))
+            return
+        match request:
+            case Cancel(target=target):
+                self._cancelled.add(target)
+                self._abort()
+            case Shutdown():
+                self._requests.put(request)
+                self._abort()
+            case _:
+                self._requests.put(request)
+
+    def _abort(self) -> None:
+        if self._model is not None:
+            self._model.abort.set()
+
+    # Main thread ---------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Answer requests until `Shutdown`."""
+        with ExitStack() as stack:
+            while not isinstance(request := self._requests.get(), Shutdown):
+                try:
+                    self._serve_one(request, stack)
+                except EdgeappError as problem:
+                    self.emit(
+                        Failed(id=request.id, code=problem.code, message=problem.message, hint=problem.hint)
+                    )
+            self._model = self._loop = None
+
+    def _serve_one(self, request: Load | Generate | Tokenize | Cancel, stack: ExitStack) -> None:
+        match request:
+            case Load():
+                self._load(request, stack)
+            case Generate():
+                self._generate(request)
+            case Tokenize():
+                ids = self._loaded().vocab.tokenize(
+                    request.text, add_special=request.add_special, parse_special=request.parse_special
+                )
+                self.emit(Tokens(id=request.id, ids=tuple(ids)))
+            case Cancel():
+                pass  # the reader thread has dealt with it
+            case _:
+                assert_never(request)
+
+    def _load(self, request: Load, stack: ExitStack) -> None:
+        if self._model is not None:
+            raise EngineError("A model is loaded already.", hint="Start another worker for another model.")
+        started_s = time.perf_counter()
+
+        def on_progress(phase: LoadPhase, fraction: float) -> None:
+            self.emit(Progress(id=request.id, phase=phase, fraction=fraction))
+
+        loaded = stack.enter_context(model.load(request, on_progress))
+        load_s = time.perf_counter() - started_s
+        self._model = loaded
+        self._loop = DecodeLoop(
+            loaded, load_s=load_s, emit=self.emit, is_cancelled=self._cancelled.__contains__
+        )
+        if loaded.template.warning:
+            self.emit(
+                Notice(
+                    id=request.id,
+                    code="template_fallback",
+                    message=loaded.template.warning,
+                    hint="Answers may be worse than with the model's own template.",
+                )
+            )
+        self.emit(_memory(request.id))
+        self.emit(
+            Loaded(
+                id=request.id,
+                n_ctx=loaded.n_ctx,
+                n_ctx_train=loaded.n_ctx_train,
+                n_vocab=loaded.vocab.facts.n_tokens,
+                n_threads=loaded.n_threads,
+                template=loaded.template.origin,
+                load_s=load_s,
+                model_desc=loaded.desc,
+            )
+        )
+
+    def _generate(self, request: Generate) -> None:
+        self._loaded()
+        assert self._loop is not None  # noqa: S101 - set together with the model
+        try:
+            done = self._loop.answer(request)
+        finally:
+            self._cancelled.discard(request.id)
+        self.emit(_memory(request.id))
+        self.emit(done)
+
+    def _loaded(self) -> model.LoadedModel:
+        if self._model is None:
+            raise EngineError("No model is loaded.")
+        return self._model
+
+
+def _memory(request_id: int) -> Memory:
+    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - one read per answer
+        resident_pages = int(statm.read().split()[1])
+    gpus = tuple(device for device in bindings.devices() if device.kind in ("gpu", "igpu"))
+    return Memory(id=request_id, rss_bytes=resident_pages * os.sysconf("SC_PAGE_SIZE"), devices=gpus)

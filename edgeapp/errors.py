@@ -1,0 +1,130 @@
+"""Every error that edgeapp raises on purpose.
+
+    EdgeappError                      exit 1
+    ├── UsageError                    exit 2   what was typed cannot be meant
+    │   └── ConfigError                        a setting in a file, the environment or a flag
+    ├── ModelError                             the model file or reference
+    │   ├── ModelNotFound                      no such file, name or repository
+    │   ├── ModelUnreadable                    permission, folder, I/O error
+    │   ├── InvalidModel                       not a GGUF, damaged or hostile header
+    │   ├── UnsupportedModel                   a GGUF that this engine cannot run
+    │   └── VerificationFailed                 content differs from its recorded sha256
+    ├── DownloadError                          the hub could not be reached, or said no
+    ├── NotEnoughMemory                        host or GPU memory, with the numbers
+    └── EngineError                            the worker process or llama.cpp
+        ├── BindingMismatch                    llama-cpp-python is missing or has another layout
+        ├── LoadFailed                         llama.cpp refused the model
+        ├── TemplateError                      the chat template cannot be rendered
+        ├── ContextOverflow                    prompt and answer do not fit into n_ctx
+        ├── EngineCrashed                      the worker died
+        └── EngineHung                         the worker stopped sending heartbeats
+
+Each error is one sentence with the numbers in it, a hint at the next step, a stable `code` for machines,
+and the exit code of the command line.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EdgeappError(Exception):
+    """A failure with a sentence for people and a code for programs."""
+
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(EdgeappError):
+    code = "usage"
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    code = "config"
+
+
+class ModelError(EdgeappError):
+    code = "model"
+
+
+class ModelNotFound(ModelError):
+    code = "model_not_found"
+
+
+class ModelUnreadable(ModelError):
+    code = "model_unreadable"
+
+
+class InvalidModel(ModelError):
+    code = "invalid_model"
+
+
+class UnsupportedModel(ModelError):
+    code = "unsupported_model"
+
+
+class VerificationFailed(ModelError):
+    code = "verification_failed"
+
+
+class DownloadError(EdgeappError):
+    code = "download"
+
+
+class NotEnoughMemory(EdgeappError):
+    code = "not_enough_memory"
+
+    def __init__(self, message: str, *, needed_bytes: int = 0, free_bytes: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+
+
+class EngineError(EdgeappError):
+    code = "engine"
+
+
+class BindingMismatch(EngineError):
+    code = "binding_mismatch"
+
+
+class LoadFailed(EngineError):
+    code = "load_failed"
+
+
+class TemplateError(EngineError):
+    code = "template"
+
+
+class ContextOverflow(EngineError):
+    code = "context_overflow"
+
+
+class EngineCrashed(EngineError):
+    code = "engine_crashed"
+
+    def __init__(self, message: str, *, hint: str = "", returncode: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.returncode = returncode
+        """The worker's, negative for a signal; 0 when it is not known."""
+
+
+class EngineHung(EngineError):
+    code = "engine_hung"
+
+
+def from_code(code: str, message: str, hint: str) -> EdgeappError:
+    """Rebuild the error that a worker reported by its code; an unknown code becomes an `EngineError`."""
+    pending: list[type[EdgeappError]] = [EdgeappError]
+    while pending:
+        kind = pending.pop()
+        if kind.code == code:
+            return kind(message, hint=hint)
+        pending.extend(kind.__subclasses__())
+    return EngineError(message, hint=hint)

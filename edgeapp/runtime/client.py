@@ -1,0 +1,71 @@
+"""What a front end may ask of an engine, and the events it gets back.
+
+`EngineClient` is the one interface between front ends and engines. `edgeapp.runtime.worker_client` is
+the real thing; UI tests have a scripted second implementation that passes the same contract tests.
+All text in these events has been cleaned for the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from edgeapp.protocol import Delta, Done, Failed, Loaded, Memory, Message, Notice, Progress, Sampling
+
+GenerationEvent: TypeAlias = Progress | Delta | Done | Failed
+"""A generation yields any number of `Progress` (prefill) and `Delta`, then exactly one `Done` or `Failed`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineDown:
+    """The worker is gone. `reason` is a sentence."""
+
+    reason: str
+    hint: str
+    retry_in_s: float | None
+    """When a new one is started by itself; None after too many deaths: the next request tries again."""
+
+
+StatusEvent: TypeAlias = Progress | Loaded | Notice | Memory | EngineDown
+"""Things about the engine itself, whether or not a generation runs."""
+
+StatusListener: TypeAlias = Callable[[StatusEvent], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One conversation to continue. `max_tokens` 0 means until the model ends or the context is full."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    max_tokens: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class Generation(Protocol):
+    """A running answer. Iterate it once."""
+
+    def __aiter__(self) -> AsyncIterator[GenerationEvent]: ...
+
+    def cancel(self) -> None:
+        """Ask for the end; the iteration still finishes with `Done(finish_reason="cancelled")`."""
+
+
+class EngineClient(Protocol):
+    """An engine that has been told which model it serves."""
+
+    def watch(self, listener: StatusListener) -> None:
+        """Call `listener` in the event loop for every status event from now on."""
+
+    async def load(self) -> Loaded:
+        """Start the engine and load the model, once; later and concurrent calls share the result.
+
+        Raise `EdgeappError` when the model cannot be loaded.
+        """
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        """Answer `request`; loads first if need be. A failure arrives as a `Failed` event."""
+
+    async def aclose(self) -> None:
+        """End the engine and free its memory. Safe to call twice."""

@@ -1,0 +1,103 @@
+"""A conversation: turns so far + an engine → the stream of events that every front end shows.
+
+Knows no terminal, no HTTP and no file. The user's message and whatever arrived of the answer stay in
+`turns`, however the answer ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, assert_never
+
+from edgeapp.protocol import Delta, Done, Failed, Message, Progress, Role, Sampling
+from edgeapp.runtime.client import EngineClient, Generation, GenerationEvent, GenerationRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+TurnStatus = Literal["complete", "stopped", "length", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One message, and for an answer how it ended."""
+
+    role: Role
+    text: str
+    status: TurnStatus = "complete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSettings:
+    """What stays the same from message to message."""
+
+    system: str = ""
+    sampling: Sampling
+    max_tokens: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class ChatSession:
+    """One chat with one engine; one answer at a time."""
+
+    def __init__(self, client: EngineClient, settings: ChatSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._generation: Generation | None = None
+        self.turns: list[Turn] = []
+
+    @property
+    def busy(self) -> bool:
+        return self._generation is not None
+
+    def reset(self) -> None:
+        """Forget the conversation. A running answer must have been stopped before."""
+        self.turns.clear()
+
+    def stop(self) -> None:
+        """Ask the running answer, if any, to end; its stream finishes with `Done`."""
+        if self._generation is not None:
+            self._generation.cancel()
+
+    async def send(self, text: str) -> AsyncIterator[GenerationEvent]:
+        """Append the user's message and stream the answer; the last event is `Done` or `Failed`."""
+        self.turns.append(Turn(role="user", text=text))
+        request = GenerationRequest(
+            messages=self._messages(),
+            sampling=self._settings.sampling,
+            max_tokens=self._settings.max_tokens,
+            stop=self._settings.stop,
+        )
+        answer = Turn(role="assistant", text="", status="failed")
+        self.turns.append(answer)
+        self._generation = self._client.generate(request)
+        try:
+            async for event in self._generation:
+                answer = _absorb(answer, event)
+                self.turns[-1] = answer
+                yield event
+        finally:
+            self._generation = None
+            if not answer.text:
+                self.turns.remove(answer)
+
+    def _messages(self) -> tuple[Message, ...]:
+        system = [Message(role="system", content=self._settings.system)] if self._settings.system else []
+        return (*system, *(Message(role=t.role, content=t.text) for t in self.turns))
+
+
+def _absorb(answer: Turn, event: GenerationEvent) -> Turn:
+    match event:
+        case Progress():
+            return answer
+        case Delta(text=text):
+            return replace(answer, text=answer.text + text)
+        case Done(finish_reason="cancelled"):
+            return replace(answer, status="stopped")
+        case Done(finish_reason="length"):
+            return replace(answer, status="length")
+        case Done():
+            return replace(answer, status="complete")
+        case Failed():
+            return replace(answer, status="failed")
+    assert_never(event)

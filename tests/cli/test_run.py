@@ -1,0 +1,165 @@
+"""`edgeapp run` as a script sees it: plain text, JSON, exit codes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.processes import COMMAND, assert_gone, edgeapp, wait_for, workers_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_prompt_is_answered_as_plain_text() -> None:
+    done = edgeapp("run", "-p", "Say hello.", "--temp", "0", "--max-tokens", "12")
+    assert done.returncode == 0
+    assert done.stdout.strip()
+    assert "\x1b" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_json_prints_one_object_with_the_documented_keys() -> None:
+    done = edgeapp("run", "-p", "Say hello.", "--temp", "0", "--max-tokens", "12", "--json")
+    result = json.loads(done.stdout)
+    assert {"text", "finish_reason", "usage", "timings", "model"} <= set(result)
+    assert set(result["usage"]) == {"prompt_tokens", "completion_tokens", "cached_tokens"}
+    assert set(result["timings"]) == {"load_s", "ttft_s", "prompt_tps", "decode_tps"}
+    assert result["model"] == "SmolLM2-135M-Instruct"
+    assert result["usage"]["completion_tokens"] <= 12
+
+
+def test_greedy_answers_are_the_same_twice(tiny_moe: Path) -> None:
+    runs = [edgeapp("run", tiny_moe, "-p", "Hello", "--temp", "0", "--max-tokens", "30") for _ in range(2)]
+    assert runs[0].stdout == runs[1].stdout
+    assert runs[0].stdout.strip()
+
+
+def test_a_seed_makes_sampling_repeatable(tiny_moe: Path) -> None:
+    arguments = ("run", tiny_moe, "-p", "Hello", "--max-tokens", "30", *ENDLESS)
+    runs = [edgeapp(*arguments, "--seed", seed).stdout for seed in ("5", "5", "6")]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_piped_text_is_the_prompt(tiny_moe: Path) -> None:
+    piped = edgeapp("run", tiny_moe, "--json", "--temp", "0", "--max-tokens", "1", stdin="Hello there")
+    given = edgeapp("run", tiny_moe, "--json", "--temp", "0", "--max-tokens", "1", "-p", "Hello there")
+    assert json.loads(piped.stdout)["usage"] == json.loads(given.stdout)["usage"]
+
+
+def test_piped_text_comes_before_the_prompt(tiny_moe: Path) -> None:
+    both = edgeapp("run", tiny_moe, "--json", "--max-tokens", "1", "-p", "Sum up:", stdin="A long report.")
+    alone = edgeapp("run", tiny_moe, "--json", "--max-tokens", "1", "-p", "Sum up:")
+    counts = [json.loads(run.stdout)["usage"]["prompt_tokens"] for run in (both, alone)]
+    assert counts[0] > counts[1]
+
+
+def test_a_system_prompt_reaches_the_model(tiny_moe: Path) -> None:
+    arguments = ("run", tiny_moe, "--json", "--max-tokens", "1", "-p", "Hi")
+    plain, told = edgeapp(*arguments), edgeapp(*arguments, "--system", "Be brief, please.")
+    counts = [json.loads(run.stdout)["usage"]["prompt_tokens"] for run in (told, plain)]
+    assert counts[0] > counts[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("run", "missing.gguf", "-p", "x"), 1, "missing.gguf"),
+        (("run", "no-such-name", "-p", "x"), 1, "no-such-name"),
+        (("run", "-p", "x", "--temp", "-1"), 2, "temp"),
+        (("run", "-p", "x", "--top-p", "0"), 2, "top_p"),
+        (("run", "-p", "x", "--ctx", "10"), 2, "ctx"),
+        (("run", "-p", "x", "--ctx", "1000000"), 2, "1000000"),
+        (("run", "-p", "x", "--max-tokens", "many"), 2, "many"),
+        (("run", "--no-such-option"), 2, "no-such-option"),
+        (("run",), 2, "prompt"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_an_exit_code(
+    arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
+    done = edgeapp(*arguments)
+    assert done.returncode == code
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_failure_with_json_is_a_json_object_too(tmp_path: Path, tiny_moe: Path) -> None:
+    long_prompt = "word " * 3000
+    done = edgeapp("run", tiny_moe, "--json", stdin=long_prompt)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["code"] == "context_overflow"
+
+
+def test_a_folder_and_an_unreadable_file_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    text = tmp_path / "notes.gguf"
+    text.write_text("this is not a model at all, only text that somebody renamed")
+    for path in (tmp_path, text):
+        done = edgeapp("run", path, "-p", "x")
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert "Traceback" not in done.stderr
+
+
+ENDLESS = ("--temp", "5", "--top-k", "0", "--top-p", "1", "--min-p", "0")
+"""Random text over the whole vocabulary, which hardly ever hits the end-of-answer token."""
+
+
+def _start(*arguments: str | Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)],
+)
+def test_a_signal_while_answering_leaves_no_process_behind(
+    demo_model: Path, number: signal.Signals, code: int
+) -> None:
+    with _start("run", demo_model, "-p", "Hello", *ENDLESS) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        workers = workers_of(process.pid)
+        assert workers
+        os.kill(process.pid, number)
+        rest, errors = process.communicate(timeout=30)
+    assert_gone(workers)
+    assert b"Traceback" not in errors
+    assert process.returncode == code
+    if number != signal.SIGKILL:
+        assert rest.endswith(b"\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_while_loading_leaves_no_process_behind(demo_model: Path, number: signal.Signals) -> None:
+    with _start("run", demo_model, "-p", "Hello", *ENDLESS) as process:
+        wait_for(lambda: bool(workers_of(process.pid)), what="the worker starts")
+        workers = workers_of(process.pid)
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=30)
+    assert_gone(workers)
+    assert b"Traceback" not in errors
+
+
+def test_a_reader_that_goes_away_ends_the_command(demo_model: Path) -> None:
+    with _start("run", demo_model, "-p", "Hello", *ENDLESS) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        workers = workers_of(process.pid)
+        process.stdout.close()
+        errors = process.stderr.read()
+        process.wait(timeout=30)
+    assert_gone(workers)
+    assert b"Traceback" not in errors

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeapp.engine.prefix import Prefix
+
+_tokens = st.lists(st.integers(min_value=0, max_value=3), max_size=12)
+
+
+def _prefix(tokens: list[int], text: str = "text") -> Prefix:
+    prefix = Prefix()
+    prefix.tokens.extend(tokens)
+    prefix.text = text
+    return prefix
+
+
+@given(_tokens, _tokens)
+def test_common_is_the_longest_shared_beginning(known: list[int], wanted: list[int]) -> None:
+    shared = _prefix(known).common(wanted)
+    assert known[:shared] == wanted[:shared]
+    assert shared in (len(known), len(wanted)) or known[shared] != wanted[shared]
+
+
+def test_truncating_forgets_the_text_that_no_longer_matches() -> None:
+    prefix = _prefix([1, 2, 3])
+    prefix.truncate(2)
+    assert (prefix.tokens, prefix.text) == ([1, 2], "")
+
+
+def test_truncating_to_the_full_length_keeps_the_text() -> None:
+    prefix = _prefix([1, 2, 3])
+    prefix.truncate(3)
+    assert (prefix.tokens, prefix.text) == ([1, 2, 3], "text")
