@@ -386,12 +386,15 @@ class Batch:
     """A reusable `llama_batch` for sequence 0, up to `capacity` tokens."""
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
         self._batch = _c.llama_batch_init(capacity, 0, 1)
+        # Arrays over the batch's memory: a pointer field would make a new ctypes object at every access.
+        self._tokens = _array_at(self._batch.token, ctypes.c_int32, capacity)
+        self._positions = _array_at(self._batch.pos, ctypes.c_int32, capacity)
+        self._logits = _array_at(self._batch.logits, ctypes.c_int8, capacity)
         for index in range(capacity):
             self._batch.n_seq_id[index] = 1
             self._batch.seq_id[index][0] = 0
-            self._batch.logits[index] = 0
+            self._logits[index] = 0
 
     def free(self) -> None:
         _c.llama_batch_free(self._batch)
@@ -403,21 +406,22 @@ class Batch:
 
         Raise `EngineError` when llama.cpp reports a fatal error; the KV cache may then hold part of it.
         """
-        batch, last = self._batch, len(tokens) - 1
-        batch.n_tokens = len(tokens)
-        for index, token in enumerate(tokens):
-            batch.token[index] = token
-            batch.pos[index] = n_past + index
-        batch.logits[last] = 1 if logits else 0
-        code = _c.llama_decode(context, batch)
-        batch.logits[last] = 0
-        return _decode_result(code)
+        count = len(tokens)
+        self._batch.n_tokens = count
+        self._tokens[:count] = tuple(tokens)
+        self._positions[:count] = tuple(range(n_past, n_past + count))
+        self._logits[count - 1] = 1 if logits else 0
+        code = _c.llama_decode(context, self._batch)
+        self._logits[count - 1] = 0
+        return "ok" if code == 0 else _decode_result(code)
+
+
+def _array_at(pointer: Any, element: Any, length: int) -> Any:
+    return (element * length).from_address(ctypes.addressof(pointer.contents))
 
 
 def _decode_result(code: int) -> DecodeResult:
     match code:
-        case 0:
-            return "ok"
         case 1:
             return "no_slot"
         case 2:

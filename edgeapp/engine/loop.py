@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edgeapp.engine.bindings import SamplerHandle
     from edgeapp.engine.model import LoadedModel
 
-DELTA_INTERVAL_S = 1 / 30
+DELTA_INTERVAL_S = 1 / 15
 """At most this often a line is written: every write wakes the front end on a core that ggml is using."""
 
 Emit = Callable[[Event], None]

@@ -41,6 +41,8 @@ class GenerationRequest:
     sampling: Sampling
     max_tokens: int = 0
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    """Never let the model end its answer; `max_tokens` or the context does."""
 
 
 class Generation(Protocol):

@@ -33,8 +33,9 @@ WORKER_ENVIRONMENT = {
     # A failed assertion would otherwise fork gdb on the dying process: 1.1 s instead of 0.03 s.
     "GGML_NO_BACKTRACE": "1",
     # libgomp's default spins for milliseconds at every barrier. On a machine that is busy with anything
-    # else each spin burns the time slice of the thread it waits for: 0.2 tokens/s instead of 40.
-    "GOMP_SPINCOUNT": "100",
+    # else each spin burns the time slice of the thread it waits for. A short spin, then sleep, is as fast
+    # on an idle machine and many times faster on a busy one: benchmarks/busy.py.
+    "GOMP_SPINCOUNT": "1000",
 }
 
 

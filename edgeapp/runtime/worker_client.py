@@ -317,6 +317,7 @@ class _WorkerGeneration:
             sampling=request.sampling,
             max_tokens=request.max_tokens,
             stop=request.stop,
+            ignore_eos=request.ignore_eos,
         )
 
     def _send_cancel(self, exchange: _Exchange) -> None:
