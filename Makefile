@@ -32,7 +32,7 @@ format: dev-env ## rewrite the code the way the format check wants it
 	@$(PYTHON) -m ruff check --fix $(SOURCES)
 
 bench: dev-env peers ## measure edgeapp beside llama.cpp's own programs (on an idle machine)
-	@set -e; for script in benchmarks/[!_]*.py; do $(PYTHON) "$$script"; done
+	@set -e; for script in benchmarks/[!_]*.py; do $(PYTHON) -m "benchmarks.$$(basename "$$script" .py)"; done
 
 peers: dev-env ## build llama-bench, llama-server and others to measure against (.cache/peers/bin)
 	@$(PYTHON) packaging/engine/peers.py

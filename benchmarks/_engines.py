@@ -1,4 +1,4 @@
-"""What the benchmarks share: the demo model, llama.cpp's own programs, our client, and how to print ratios."""
+"""What the benchmarks share: the demo model, llama.cpp's own programs, our client, printing ratios."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def n_threads() -> int:
 
 
 def llama_bench_tps(model: Path, threads: int, *, depth: int) -> float:
-    """Return the rate of one llama-bench tg128 run in tokens/s, with `depth` tokens in the KV cache before it."""
+    """Return the tokens/s of one llama-bench tg128 run that starts with `depth` tokens in the KV cache."""
     command = [
-        peer("llama-bench"), "-m", model, "-t", str(threads), "-d", str(depth),
+        str(peer("llama-bench")), "-m", str(model), "-t", str(threads), "-d", str(depth),
         "-p", "0", "-n", str(N_GENERATED), "-r", "1", "-o", "json",
     ]  # fmt: skip
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -63,12 +63,14 @@ async def client(model: Path, threads: int, *, n_ctx: int = 1024) -> AsyncIterat
         await engine.aclose()
 
 
-async def decode_tps(engine: WorkerClient, sampling: Sampling) -> tuple[float, int]:
-    """Return the rate at which this process saw tokens arrive after the first one, and the prompt's length."""
+async def decode_tps(
+    engine: WorkerClient, sampling: Sampling, *, n_tokens: int = N_GENERATED
+) -> tuple[float, int]:
+    """Return the tokens/s that arrived here after the first one, and the length of the prompt."""
     request = GenerationRequest(
         messages=(Message(role="user", content="Tell me a long story about the sea."),),
         sampling=sampling,
-        max_tokens=N_GENERATED,
+        max_tokens=n_tokens,
         ignore_eos=True,
     )
     first_s = 0.0

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import asyncio
 
-from _engines import client, decode_tps, demo_model, llama_bench_tps, machine, n_threads, ratio, row
+from benchmarks._engines import (
+    client,
+    decode_tps,
+    demo_model,
+    llama_bench_tps,
+    machine,
+    n_threads,
+    ratio,
+    row,
+)
 
 from edgeapp.protocol import Sampling
 

@@ -1,6 +1,7 @@
 """Time from process start to the first token, of `edgeapp --help`, and the CPU an idle chat uses.
 
-The peer is llama-completion with the same prompt, already rendered with the model's chat template. Both run with the model in the page cache, in turn. Target: no more than the peer's time + 0.3 s.
+The peer is llama-completion with the same prompt, already rendered with the model's chat template.
+Both run with the model in the page cache, in turn. Target: no more than the peer's time + 0.3 s.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 
 import pexpect
 import psutil
-from _engines import demo_model, machine, n_threads, peer, ratio, row
+from benchmarks._engines import demo_model, machine, n_threads, peer, ratio, row
 
 N_RUNS = 9
 IDLE_S = 10.0
