@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from edgeapp.runtime.worker_client import WorkerClient
 
-N_PAIRS = 5
-N_TOKENS = 16
+N_PAIRS = 3
+N_TOKENS = 8  # libgomp's default needs seconds for each
 LIBGOMP_DEFAULT = "300000"  # libgomp manual, GOMP_SPINCOUNT, with OMP_WAIT_POLICY undefined
 
 

@@ -18,7 +18,6 @@ from benchmarks._engines import (
     ratio,
     row,
 )
-
 from edgeapp.protocol import Sampling
 
 N_PAIRS = 9

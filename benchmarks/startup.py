@@ -12,6 +12,7 @@ import time
 
 import pexpect
 import psutil
+
 from benchmarks._engines import demo_model, machine, n_threads, peer, ratio, row
 
 N_RUNS = 9

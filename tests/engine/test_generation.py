@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgeapp.protocol import Delta, Failed, Progress, Sampling
+from edgeapp.protocol import Delta, Failed, Load, Progress, Sampling
 from edgeapp.runtime.client import EngineDown
+from edgeapp.runtime.worker_client import WorkerClient
 from tests.runtime.engines import GREEDY, answer, ask, finish, real_engine
 
 if TYPE_CHECKING:
@@ -169,3 +170,15 @@ async def test_the_demo_model_answers_in_words(demo_model: Path) -> None:
     assert end.timings.decode_tps > 0
     assert end.timings.prompt_tps > 0
     assert end.timings.ttft_s > 0
+
+
+async def test_placing_experts_in_host_memory_does_not_change_the_answer(tiny_moe: Path) -> None:
+    texts = []
+    for cpu_experts in (False, True):
+        load = Load(
+            id=0, path=str(tiny_moe), n_ctx=256, n_threads=1, n_gpu_layers=99, cpu_experts=cpu_experts
+        )
+        client = WorkerClient(load)
+        texts.append((await answer(client, ask("Hello", max_tokens=20)))[0])
+        await client.aclose()
+    assert texts[0] == texts[1]
