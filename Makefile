@@ -1,7 +1,7 @@
 # The commands a person, CI and the pre-commit hook share. `make` alone lists them.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test lint format bench peers screenshot clean env dev-env
+.PHONY: help run test lint format bench peers screenshot docs clean env dev-env
 
 PYTHON := .venv/bin/python
 # cpu or cuda to overrule what the machine offers
@@ -37,8 +37,11 @@ bench: dev-env peers ## measure edgeapp beside llama.cpp's own programs (on an i
 peers: dev-env ## build llama-bench, llama-server and others to measure against (.cache/peers/bin)
 	@$(PYTHON) packaging/engine/peers.py
 
-screenshot: dev-env ## redraw the README's picture of the chat
-	@$(PYTHON) -m tests.tui.screenshot
+screenshot: dev-env ## redraw the README's picture of the chat, with the real demo model
+	@$(PYTHON) -m tests.tui.screenshot docs/chat.svg
+
+docs: dev-env ## write docs/cli.md anew from the program's own --help
+	@$(PYTHON) -m tests.command_reference docs/cli.md
 
 clean: ## remove what make created here; the per-user engine cache stays
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

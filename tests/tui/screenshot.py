@@ -1,6 +1,6 @@
 """Write a picture of the chat: `python -m tests.tui.screenshot docs/chat.svg`.
 
-The conversation is made up and the figures are those of its script; the title says so.
+The demo model really answers, greedily, and the figures are those of this machine.
 """
 
 from __future__ import annotations
@@ -9,25 +9,29 @@ import asyncio
 import sys
 from pathlib import Path
 
-from edgeapp.protocol import Sampling
+from edgeapp import catalog
+from edgeapp.protocol import Load, Sampling
+from edgeapp.runtime.worker_client import WorkerClient
 from edgeapp.session import ChatSettings
 from edgeapp.tui.app import ChatApp
-from tests.scripted_engine import ScriptedEngine
-from tests.tui import conversation
 from tests.tui.chat_pilot import Chat
 
 SIZE_CELLS = (100, 30)
+QUESTIONS = (
+    "Write a Python one-liner that reverses a string.",
+    "Explain what a neural network is in two sentences.",
+)
 
 
 async def draw() -> str:
-    """Return the chat after two answers as SVG."""
-    engine = ScriptedEngine(load_steps=conversation.LOAD, answers=conversation.answers())
-    app = ChatApp(
-        engine, ChatSettings(sampling=Sampling()), title="demo model", subtitle="a scripted conversation"
-    )
+    """Return the chat after its answers as SVG."""
+    model = catalog.resolve(None, offline=True)
+    engine = WorkerClient(Load(id=0, path=str(model.path), n_ctx=8192, n_threads=2))
+    settings = ChatSettings(sampling=Sampling(temp=0))
+    app = ChatApp(engine, settings, title=model.name, subtitle=model.licence)
     async with app.run_test(size=SIZE_CELLS) as pilot:
         chat = Chat(app, pilot)
-        for n, question in enumerate((conversation.FIRST_QUESTION, conversation.SECOND_QUESTION), start=1):
+        for n, question in enumerate(QUESTIONS, start=1):
             await chat.type_and_send(question)
             await chat.until_answered(n)
         await pilot.pause()
