@@ -77,7 +77,7 @@ class DecodeLoop:
             prompt = self._model.prompt(request.messages)
             tokens = self._tokenize(prompt)
             self._prefill(request, tokens, cost)
-            self._prefix.text = prompt
+            self._prefix.rendered = prompt.encode()
             reason = self._decode(request, writer, cost)
         except _Cancelled:
             reason = "cancelled"
@@ -88,10 +88,11 @@ class DecodeLoop:
         return self._done(request, reason, cost)
 
     def _tokenize(self, prompt: str) -> list[int]:
-        vocab, known = self._model.vocab, self._prefix
-        if known.text and vocab.facts.is_bpe and prompt.startswith(known.text):
+        vocab = self._model.vocab
+        rest = self._prefix.rest_of(prompt) if vocab.facts.is_bpe else None
+        if rest is not None:
             # The answer's own tokens stay, even where tokenising its text again would cut it differently.
-            tokens = known.tokens + vocab.tokenize_prompt(prompt[len(known.text) :], is_start=False)
+            tokens = self._prefix.tokens + vocab.tokenize_prompt(rest, is_start=False)
         else:
             tokens = vocab.tokenize_prompt(prompt, is_start=True)
         if not tokens:
@@ -168,7 +169,7 @@ class DecodeLoop:
                 if cost.n_decoded == request.max_tokens or len(self._prefix.tokens) + 1 >= self._model.n_ctx:
                     return "length"
                 self._feed(request.id, (token,), logits=True)
-                self._prefix.text += piece.decode("utf-8", "replace")
+                self._prefix.rendered += piece
 
     def _sample(self, chain: SamplerHandle, cost: _Progress) -> int:
         token = bindings.sample(chain, self._model.context)

@@ -1,6 +1,6 @@
 """Remember what is in the KV cache, so that the next turn computes only what is new.
 
-Pure bookkeeping: knows the tokens of one sequence and the prompt text they stand for, no llama.cpp.
+Pure bookkeeping: knows the tokens of one sequence and the UTF-8 they stand for, no llama.cpp.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ if TYPE_CHECKING:
 
 
 class Prefix:
-    """The tokens whose KV is present, in order, and the rendered text that produced them."""
+    """The tokens whose KV is present, in order, and the rendered prompt and answer that they spell.
+
+    The text is kept as bytes, because a token may end in the middle of a character.
+    """
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self.text = ""
+        self.rendered = b""
 
     def clear(self) -> None:
         self.tokens.clear()
-        self.text = ""
+        self.rendered = b""
 
     def truncate(self, n_keep: int) -> None:
-        """Keep the first `n_keep` tokens; the text no longer matches them, so it is forgotten."""
+        """Keep the first `n_keep` tokens; what they spell is then unknown."""
         if n_keep < len(self.tokens):
             del self.tokens[n_keep:]
-            self.text = ""
+            self.rendered = b""
 
     def common(self, tokens: Sequence[int]) -> int:
         """Return how many leading tokens of `tokens` are already present."""
@@ -36,3 +39,13 @@ class Prefix:
                 break
             shared += 1
         return shared
+
+    def rest_of(self, prompt: str) -> str | None:
+        """Return what follows the known text in `prompt`; None when the prompt does not begin with it."""
+        data = prompt.encode()
+        if not self.rendered or not data.startswith(self.rendered):
+            return None
+        try:
+            return data[len(self.rendered) :].decode()
+        except UnicodeDecodeError:  # the last known token ends in the middle of a character
+            return None
