@@ -58,17 +58,19 @@ def write_tiny_moe(
     n_expert_used: int = 2,
     n_vocab: int = 1024,
     chat_template: str | None = CHATML,
+    add_bos: bool = False,
     split_max_tensors: int = 0,
 ) -> Path:
     """Write a Mixtral-shaped model (architecture `llama` with expert tensors, F32) and return its path.
 
-    `chat_template` None leaves the template out. `split_max_tensors` above 0 writes a split model, whose
-    first part is returned. The same arguments give the same bytes.
+    `chat_template` None leaves the template out; `add_bos` is the vocabulary's wish for a BOS token.
+    `split_max_tensors` above 0 writes a split model, whose first part is returned. The same arguments give
+    the same bytes.
     """
     vocabulary = _vocabulary(n_vocab)
     writer = GGUFWriter(path, "llama", split_max_tensors=split_max_tensors)
     _add_metadata(writer, n_layer=n_layer, n_expert=n_expert, n_expert_used=n_expert_used, n_vocab=n_vocab)
-    _add_tokenizer(writer, vocabulary, chat_template)
+    _add_tokenizer(writer, vocabulary, chat_template, add_bos=add_bos)
     _add_weights(writer, seed=seed, n_layer=n_layer, n_expert=n_expert, n_vocab=n_vocab)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -99,7 +101,9 @@ def _add_metadata(
     writer.add_expert_used_count(n_expert_used)
 
 
-def _add_tokenizer(writer: GGUFWriter, vocabulary: _Vocabulary, chat_template: str | None) -> None:
+def _add_tokenizer(
+    writer: GGUFWriter, vocabulary: _Vocabulary, chat_template: str | None, *, add_bos: bool
+) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(vocabulary.tokens)
@@ -109,7 +113,7 @@ def _add_tokenizer(writer: GGUFWriter, vocabulary: _Vocabulary, chat_template: s
     writer.add_eos_token_id(vocabulary.tokens.index(_EOS))
     writer.add_unk_token_id(vocabulary.tokens.index(_UNKNOWN))
     writer.add_pad_token_id(vocabulary.tokens.index(_EOS))
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(add_bos)
     writer.add_add_space_prefix(False)
     if chat_template is not None:
         writer.add_chat_template(chat_template)

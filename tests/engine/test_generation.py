@@ -12,6 +12,7 @@ from edgeapp.protocol import Delta, Failed, Load, Progress, Sampling
 from edgeapp.runtime.client import EngineDown
 from edgeapp.runtime.worker_client import WorkerClient
 from tests.runtime.engines import GREEDY, answer, ask, finish, real_engine
+from tests.tiny_moe import write_tiny_moe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,9 +168,23 @@ async def test_control_strings_in_a_message_are_only_text(demo_model: Path) -> N
     assert n_text > 8
 
 
-async def test_a_model_without_template_answers_in_chatml_with_a_notice(tmp_path: Path) -> None:
-    from tests.tiny_moe import write_tiny_moe
+async def test_a_prompt_has_the_bos_token_once_whoever_writes_it(tmp_path: Path) -> None:
+    plain = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    counts = []
+    for name, template, add_bos in (
+        ("none", plain, False),
+        ("vocabulary", plain, True),
+        ("template", "{{ bos_token }}" + plain, False),
+        ("both", "{{ bos_token }}" + plain, True),
+    ):
+        model = write_tiny_moe(tmp_path / f"{name}.gguf", chat_template=template, add_bos=add_bos)
+        async with real_engine(model) as client:
+            counts.append((await answer(client, ask("Hello", max_tokens=1)))[1].usage.prompt_tokens)
+    without = counts[0]
+    assert counts == [without, without + 1, without + 1, without + 1]
 
+
+async def test_a_model_without_template_answers_in_chatml_with_a_notice(tmp_path: Path) -> None:
     model = write_tiny_moe(tmp_path / "bare.gguf", chat_template=None)
     events: list[StatusEvent] = []
     async with real_engine(model) as client:
