@@ -88,6 +88,8 @@ class ResolvedModel:
     source: str
     """Where it came from: a catalog source, `hf:org/repo:quant`, or the path."""
     sampling: SamplingAdvice = NO_ADVICE
+    description: str = ""
+    """What the catalog says of it."""
 
 
 def entries() -> tuple[CatalogEntry, ...]:
@@ -216,6 +218,7 @@ def _resolved_from_store(stored: store.StoredModel, *, entry: CatalogEntry | Non
         name=entry.title if entry else stored.name,
         licence=entry.licence if entry else stored.manifest.licence,
         source=f"hf:{stored.name}",
+        description=entry.description if entry else "",
         sampling=entry.sampling if entry else NO_ADVICE,
     )
 

@@ -143,10 +143,11 @@ class Notice(Event, frozen=True, kw_only=True, tag="notice"):
 
 
 class Delta(Event, frozen=True, kw_only=True, tag="delta"):
-    """The next piece of the answer, and how many tokens have been decoded in all."""
+    """The next piece of the answer, how many tokens it has so far, and how much of the context is used."""
 
     text: str
     n_tokens: int
+    n_ctx_used: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,21 +6,23 @@ Knows no terminal, no HTTP and no file. The user's message and whatever arrived 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, assert_never
 
+from edgeapp.errors import ContextOverflow
 from edgeapp.protocol import Delta, Done, Failed, Message, Progress, Role, Sampling
 from edgeapp.runtime.client import EngineClient, Generation, GenerationEvent, GenerationRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
 TurnStatus = Literal["complete", "stopped", "length", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One message, and for an answer how it ended."""
+    """One message, and how its answer ended; a user's message is "failed" when it is not to be sent again."""
 
     role: Role
     text: str
@@ -75,15 +77,37 @@ class ChatSession:
             async for event in self._generation:
                 answer = _absorb(answer, event)
                 self.turns[-1] = answer
+                if not answer.text and _is_taken_back(event):
+                    self.turns[-2] = replace(self.turns[-2], status="failed")
                 yield event
         finally:
             self._generation = None
             if not answer.text:
-                self.turns.remove(answer)
+                self.turns.pop()
 
     def _messages(self) -> tuple[Message, ...]:
         system = [Message(role="system", content=self._settings.system)] if self._settings.system else []
-        return (*system, *(Message(role=t.role, content=t.text) for t in self.turns))
+        return (*system, *_alternating(self.turns))
+
+
+def _is_taken_back(event: GenerationEvent) -> bool:
+    """Tell whether a message that got no text for an answer was stopped by the user or was too long."""
+    match event:
+        case Done(finish_reason="cancelled") | Failed(code=ContextOverflow.code):
+            return True
+        case _:
+            return False
+
+
+def _alternating(turns: Sequence[Turn]) -> Iterator[Message]:
+    """Yield the messages to send, user and assistant in turn, as many chat templates demand.
+
+    Messages that a crash left without an answer are joined with the next one. What was stopped before the
+    first word, or was too long, is left out: it would be answered after all, or make the next one too long.
+    """
+    sent = [turn for turn in turns if (turn.role, turn.status) != ("user", "failed")]
+    for role, group in itertools.groupby(sent, key=lambda turn: turn.role):
+        yield Message(role=role, content="\n\n".join(turn.text for turn in group))
 
 
 def _absorb(answer: Turn, event: GenerationEvent) -> Turn:

@@ -67,10 +67,10 @@ def write_tiny_moe(
     `split_max_tensors` above 0 writes a split model, whose first part is returned. The same arguments give
     the same bytes.
     """
-    vocabulary = _vocabulary(n_vocab)
+    vocabulary = cut_vocabulary(n_vocab)
     writer = GGUFWriter(path, "llama", split_max_tensors=split_max_tensors)
     _add_metadata(writer, n_layer=n_layer, n_expert=n_expert, n_expert_used=n_expert_used, n_vocab=n_vocab)
-    _add_tokenizer(writer, vocabulary, chat_template, add_bos=add_bos)
+    add_tokenizer(writer, vocabulary, chat_template, add_bos=add_bos)
     _add_weights(writer, seed=seed, n_layer=n_layer, n_expert=n_expert, n_vocab=n_vocab)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -101,7 +101,7 @@ def _add_metadata(
     writer.add_expert_used_count(n_expert_used)
 
 
-def _add_tokenizer(
+def add_tokenizer(
     writer: GGUFWriter, vocabulary: _Vocabulary, chat_template: str | None, *, add_bos: bool
 ) -> None:
     writer.add_tokenizer_model("gpt2")
@@ -149,9 +149,9 @@ def _add_weights(writer: GGUFWriter, *, seed: int, n_layer: int, n_expert: int, 
 
 
 @cache
-def _vocabulary(n_vocab: int) -> _Vocabulary:
+def cut_vocabulary(n_vocab: int) -> _Vocabulary:
     """Return special tokens, all byte tokens, then merged tokens in the order of their merges."""
-    demo_tokens, demo_merges = _demo_vocabulary()
+    demo_tokens, demo_merges = _democut_vocabulary()
     tokens = demo_tokens[:_N_SPECIAL] + _byte_tokens()
     types = [TokenType.CONTROL.value] * _N_SPECIAL + [TokenType.NORMAL.value] * 256
     known = set(tokens)
@@ -170,7 +170,7 @@ def _vocabulary(n_vocab: int) -> _Vocabulary:
 
 
 @cache
-def _demo_vocabulary() -> tuple[list[str], list[str]]:
+def _democut_vocabulary() -> tuple[list[str], list[str]]:
     header = read_header(demo_model_path())
     return _first_strings(header, "tokens", 8192), _first_strings(header, "merges", 8192)
 

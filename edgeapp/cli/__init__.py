@@ -6,7 +6,9 @@ Nothing heavy is imported here, so that `edgeapp --help` answers at once.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -51,6 +53,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failure, 2 usage, 130 interrupted."""
+    _complete_standard_streams()
     try:
         # Without standalone mode click returns the code of `ctx.exit(n)`, and None from a command that ended.
         sys.exit(cli.main(standalone_mode=False) or 0)
@@ -66,6 +69,19 @@ def main() -> None:
         # The reader went away (`edgeapp models | head`): say nothing, as other Unix tools do.
         sys.stdout = None
         sys.exit(141)
+    except OSError as problem:  # a full disk behind `>`, no more file descriptors, …
+        sys.stdout = None
+        print_error(EdgeappError(f"The system refused: {problem.strerror or problem}."))
+        sys.exit(1)
+
+
+def _complete_standard_streams() -> None:
+    """Stand in for streams that were closed (`<&-`), and let none fail on a character it cannot encode."""
+    sys.stdin = sys.stdin or Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - for the process's life
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        stream.reconfigure(errors="replace")
+        setattr(sys, name, stream)
 
 
 def print_error(problem: EdgeappError) -> None:

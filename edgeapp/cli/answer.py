@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from edgeapp.protocol import Load
 
-EXIT_FAILED = 1
 EXIT_SIGNAL = 128
 """A shell reports death by signal n as 128 + n; ending cleanly on one reports the same."""
 
@@ -41,18 +40,23 @@ class Job:
 
 
 async def answer(job: Job) -> int:
-    """Print the answer and return the exit code: 0, 1 for a failure, 128 + n after signal n."""
+    """Print the answer and return the exit code: 0, that of the error, or 128 + n after signal n."""
     client = WorkerClient(job.load)
     client.watch(_StatusLine(job.model).show)
     session = ChatSession(client, job.settings)
-    try:
-        with _stopping_on_signals(session) as received:
+    with _stopping_on_signals(session) as received:
+        try:
             end = await _stream(session, job)
-    finally:
-        await client.aclose()
+        except asyncio.CancelledError:
+            if not received:
+                raise
+            return EXIT_SIGNAL + received[0]
+        finally:
+            await client.aclose()
     if isinstance(end, Failed):
-        _report(from_code(end.code, end.message, end.hint), as_json=job.as_json)
-        return EXIT_FAILED
+        problem = from_code(end.code, end.message, end.hint)
+        _report(problem, as_json=job.as_json)
+        return problem.exit_code
     if job.as_json:
         click.echo(msgspec.json.encode(_result(session, end, job.model)))
     return EXIT_SIGNAL + received[0] if received else 0
@@ -96,14 +100,21 @@ def _report(problem: EdgeappError, *, as_json: bool) -> None:
 
 @contextmanager
 def _stopping_on_signals(session: ChatSession) -> Iterator[list[int]]:
-    """Stop the answer on the first signal, so that what has arrived is kept; yield the signals received."""
+    """Stop the answer on the first signal and everything on the second; yield the signals received.
+
+    What has arrived is kept. A signal that is ignored, as SIGHUP under nohup, stays ignored.
+    """
     received: list[int] = []
     loop = asyncio.get_running_loop()
-    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    task = asyncio.current_task()
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    caught = [number for number in handled if signal.getsignal(number) is not signal.SIG_IGN]
 
     def on_signal(number: int) -> None:
         received.append(number)
         session.stop()
+        if len(received) > 1 and task is not None:
+            task.cancel()
 
     for number in caught:
         loop.add_signal_handler(number, on_signal, number)

@@ -18,7 +18,7 @@ from edgeapp.protocol import Sampling
 if TYPE_CHECKING:
     from edgeapp.catalog import ResolvedModel, SamplingAdvice
     from edgeapp.config import Settings
-    from edgeapp.placement.plan import PlacementPlan
+    from edgeapp.protocol import Load
 
 Number = TypeVar("Number", int, float)
 
@@ -70,23 +70,33 @@ def command(model: str | None, prompt: str | None, *, as_json: bool, **flags: ob
     settings = load_settings(flags)
     log.set_up(settings.log_level)
     is_chat = prompt is None and not as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    if is_chat and os.environ.get("TERM", "dumb") in ("", "dumb"):
+        raise UsageError(
+            "This terminal cannot show the chat: TERM says that it is dumb.",
+            hint='Use `edgeapp run -p "…"`, or set TERM.',
+        )
     full_prompt = None if is_chat else _read_prompt(prompt)
     resolved = _resolve(model, settings)
-    plan = _plan(resolved, settings)
+    load = _plan(resolved, settings)
     sampling = _sampling(settings, resolved.sampling)
     if full_prompt is None:
-        _chat(resolved, plan, settings, sampling)
+        _chat(resolved, load, settings, sampling)
     else:
-        _answer(full_prompt, resolved, plan, settings, sampling, as_json=as_json)
+        _answer(full_prompt, resolved, load, settings, sampling, as_json=as_json)
 
 
 def _read_prompt(prompt: str | None) -> str:
     """Join standard input, where something was piped in, and the prompt. Raise `UsageError` for nothing."""
     piped = _read_stdin() if prompt is None or _stdin_is_piped() else ""
-    text = "\n\n".join(part for part in (piped.strip(), prompt or "") if part)
+    text = "\n\n".join(part for part in (piped.strip(), _well_formed(prompt or "")) if part)
     if not text:
         raise UsageError("There is no prompt.", hint='Give one with -p "…", or pipe one in.')
     return text
+
+
+def _well_formed(argument: str) -> str:
+    """Replace bytes of an argument that are not UTF-8, which Python hands over as lone surrogates."""
+    return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _stdin_is_piped() -> bool:
@@ -98,8 +108,6 @@ def _stdin_is_piped() -> bool:
 
 
 def _read_stdin() -> str:
-    if sys.stdin is None:
-        return ""
     if sys.stdin.isatty():
         click.echo("Type the prompt, then Ctrl+D.", err=True)
     data = sys.stdin.buffer.read()
@@ -113,14 +121,17 @@ def _resolve(model: str | None, settings: Settings) -> ResolvedModel:
         return catalog.resolve(model, offline=settings.offline, on_progress=on_progress)
 
 
-def _plan(resolved: ResolvedModel, settings: Settings) -> PlacementPlan:
+def _plan(resolved: ResolvedModel, settings: Settings) -> Load:
     from edgeapp.gguf_info import read_gguf_info
     from edgeapp.hardware import read_gpus, read_host
     from edgeapp.placement.plan import plan
+    from edgeapp.runtime.loading import engine_has_cuda, load_request
 
     info = read_gguf_info(resolved.path)
-    gpus = read_gpus().gpus if settings.gpu == "auto" else ()
-    return plan(info, read_host(), gpus, ctx=settings.ctx, threads=settings.threads)
+    # A card that this build of the engine cannot use is no place for a model.
+    gpus = read_gpus().gpus if settings.gpu == "auto" and engine_has_cuda() else ()
+    placed = plan(info, read_host(), gpus, ctx=settings.ctx, threads=settings.threads)
+    return load_request(placed, info.path)
 
 
 def _sampling(settings: Settings, advice: SamplingAdvice) -> Sampling:
@@ -135,47 +146,50 @@ def _sampling(settings: Settings, advice: SamplingAdvice) -> Sampling:
     )
 
 
+def _system(settings: Settings) -> str:
+    return _well_formed(settings.system or "")
+
+
 def _first(chosen: Number | None, advised: Number | None, default: Number) -> Number:
     known = chosen if chosen is not None else advised
     return default if known is None else known
 
 
-def _chat(resolved: ResolvedModel, plan: PlacementPlan, settings: Settings, sampling: Sampling) -> None:
-    from edgeapp.runtime.loading import load_request
+def _chat(resolved: ResolvedModel, load: Load, settings: Settings, sampling: Sampling) -> None:
     from edgeapp.runtime.worker_client import WorkerClient
     from edgeapp.session import ChatSettings
     from edgeapp.tui.app import ChatApp
 
     app = ChatApp(
-        WorkerClient(load_request(plan, resolved.path)),
-        ChatSettings(system=settings.system or "", sampling=sampling, max_tokens=settings.max_tokens),
+        WorkerClient(load),
+        ChatSettings(system=_system(settings), sampling=sampling, max_tokens=settings.max_tokens),
         title=resolved.name,
         subtitle=resolved.licence,
+        welcome=resolved.description,
         theme=settings.theme,
     )
     app.run()
+    if app.load_problem is not None:
+        raise app.load_problem
     sys.exit(app.return_code or 0)
 
 
 def _answer(
     prompt: str,
     resolved: ResolvedModel,
-    plan: PlacementPlan,
+    load: Load,
     settings: Settings,
     sampling: Sampling,
     *,
     as_json: bool,
 ) -> None:
     from edgeapp.cli.answer import Job, answer
-    from edgeapp.runtime.loading import load_request
     from edgeapp.session import ChatSettings
 
     job = Job(
         prompt=prompt,
-        load=load_request(plan, resolved.path),
-        settings=ChatSettings(
-            system=settings.system or "", sampling=sampling, max_tokens=settings.max_tokens
-        ),
+        load=load,
+        settings=ChatSettings(system=_system(settings), sampling=sampling, max_tokens=settings.max_tokens),
         model=resolved.name,
         as_json=as_json,
     )

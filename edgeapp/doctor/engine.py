@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 
 import msgspec
@@ -12,6 +11,7 @@ import msgspec
 from edgeapp import protocol
 from edgeapp.cleantext import clean_line
 from edgeapp.doctor.finding import Finding
+from edgeapp.runtime.supervisor import worker_command
 
 _WORKER_TIMEOUT_S = 30
 
@@ -26,10 +26,11 @@ class EngineAnswer:
 
 def ask_engine() -> EngineAnswer:
     """Start a worker without a model, read its greeting and let it go."""
-    command = [sys.executable, "-m", "edgeapp.engine.worker"]
     # communicate() closes the worker's input at once, which is its sign to end after the greeting.
     try:
-        done = subprocess.run(command, input=b"", capture_output=True, timeout=_WORKER_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            worker_command(), input=b"", capture_output=True, timeout=_WORKER_TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         return EngineAnswer(hello=None, problem=f"no answer within {_WORKER_TIMEOUT_S} s")
     first, _, _ = done.stdout.partition(b"\n")

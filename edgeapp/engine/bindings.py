@@ -60,7 +60,7 @@ def _import_binding() -> Any:
     package = types.ModuleType("llama_cpp")
     package.__path__ = list(spec.submodule_search_locations)
     package.__spec__ = spec
-    sys.modules.setdefault("llama_cpp", package)
+    is_new = sys.modules.setdefault("llama_cpp", package) is package
     try:
         return importlib.import_module("llama_cpp.llama_cpp")
     except (RuntimeError, OSError, AttributeError) as problem:
@@ -68,6 +68,9 @@ def _import_binding() -> Any:
             f"The engine's library cannot be loaded: {problem}.",
             hint="`make clean run` builds it again.",
         ) from problem
+    finally:
+        if is_new:
+            del sys.modules["llama_cpp"]  # whoever imports the whole package gets the whole package
 
 
 def _check_binding() -> None:
@@ -124,7 +127,7 @@ def _on_log(level: int, text: bytes, _user_data: object) -> None:
 
 def _first_problem() -> str:
     """Return the first error that was logged since the last load; what follows it is usually its echo."""
-    return _recent_problems[0] if _recent_problems else "no reason given"
+    return _recent_problems[0].rstrip(".") if _recent_problems else "no reason given"
 
 
 def start() -> None:
@@ -257,7 +260,7 @@ VOCAB_TYPE_BPE = 2  # llama.h, enum llama_vocab_type
 
 @dataclass(frozen=True, kw_only=True)
 class VocabFacts:
-    """`control_texts` are the strings that tokenise to control tokens when special parsing is on."""
+    """`control_texts` and `user_defined_texts` are strings that special parsing turns into one token each."""
 
     n_tokens: int
     is_bpe: bool
@@ -265,6 +268,7 @@ class VocabFacts:
     eos: int | None
     add_bos: bool
     control_texts: tuple[str, ...]
+    user_defined_texts: tuple[str, ...]
 
 
 def get_vocab(model: ModelHandle) -> VocabHandle:
@@ -280,12 +284,12 @@ def vocab_facts(vocab: VocabHandle) -> VocabFacts:
         bos=bos if bos >= 0 else None,
         eos=eos if eos >= 0 else None,
         add_bos=bool(_c.llama_vocab_get_add_bos(vocab)),
-        control_texts=_special_texts(vocab, n_tokens),
+        control_texts=_texts(vocab, n_tokens, _c.LLAMA_TOKEN_ATTR_CONTROL),
+        user_defined_texts=_texts(vocab, n_tokens, _c.LLAMA_TOKEN_ATTR_USER_DEFINED),
     )
 
 
-def _special_texts(vocab: VocabHandle, n_tokens: int) -> tuple[str, ...]:
-    wanted = _c.LLAMA_TOKEN_ATTR_CONTROL | _c.LLAMA_TOKEN_ATTR_USER_DEFINED
+def _texts(vocab: VocabHandle, n_tokens: int, wanted: int) -> tuple[str, ...]:
     attribute, text = _c.llama_vocab_get_attr, _c.llama_vocab_get_text
     found = (text(vocab, token) for token in range(n_tokens) if attribute(vocab, token) & wanted)
     return tuple(t for t in (raw.decode("utf-8", "replace") for raw in found) if t.strip())
@@ -380,6 +384,11 @@ def free_context(context: ContextHandle) -> None:
 
 def context_n_ctx(context: ContextHandle) -> int:
     return int(_c.llama_n_ctx(context))
+
+
+def context_n_batch(context: ContextHandle) -> int:
+    """Return the most tokens of one decode; llama.cpp lowers what was asked for to the context."""
+    return int(_c.llama_n_batch(context))
 
 
 class Batch:

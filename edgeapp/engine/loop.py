@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 DELTA_INTERVAL_S = 1 / 15
 """At most this often a line is written: every write wakes the front end on a core that ggml is using."""
+HEARTBEAT_S = 0.5
 
 Emit = Callable[[Event], None]
 
@@ -73,9 +74,9 @@ class DecodeLoop:
         """
         cost = _Progress(started_s=time.perf_counter())
         writer = _DeltaWriter(request, self._emit)
+        prompt = self._model.prompt(request.messages)
+        tokens = self._tokenize(prompt)
         try:
-            prompt = self._model.prompt(request.messages)
-            tokens = self._tokenize(prompt)
             self._prefill(request, tokens, cost)
             self._prefix.rendered = prompt.encode()
             reason = self._decode(request, writer, cost)
@@ -84,7 +85,7 @@ class DecodeLoop:
         except EngineError:
             self._recover()
             raise
-        writer.finish(cost.n_decoded)
+        writer.finish(cost.n_decoded, n_ctx_used=len(self._prefix.tokens))
         return self._done(request, reason, cost)
 
     def _tokenize(self, prompt: str) -> list[int]:
@@ -100,7 +101,7 @@ class DecodeLoop:
         if len(tokens) >= self._model.n_ctx:
             raise ContextOverflow(
                 f"The conversation has {len(tokens)} tokens, the context holds {self._model.n_ctx}.",
-                hint=f"Start a new chat, or a larger context (--ctx, up to {self._model.n_ctx_train}).",
+                hint=self._more_room(),
             )
         return tokens
 
@@ -110,7 +111,8 @@ class DecodeLoop:
         # The last prompt token is decoded even when it is cached: its logits choose the first new token.
         n_past = self._keep(min(self._prefix.common(tokens), len(tokens) - 1))
         cost.n_prompt, cost.n_cached = len(tokens), n_past
-        step, total = self._model.n_ubatch, len(tokens) - n_past
+        self._prefix.rendered = b""  # until the whole prompt is in: a cancel may leave a part of it
+        step, total = self._model.n_batch, len(tokens) - n_past
         for start in range(n_past, len(tokens), step):
             if total > step:
                 self._emit(Progress(id=request.id, phase="prefill", fraction=(start - n_past) / total))
@@ -140,12 +142,27 @@ class DecodeLoop:
                 case "aborted":
                     # Either this request was cancelled, or a cancel arrived just after its own request.
                     self._model.abort.clear()
-                    self._keep(n_past)
+                    known, rendered = list(self._prefix.tokens), self._prefix.rendered
+                    if self._keep(n_past) < n_past:
+                        self._feed_again(request_id, known)
+                        self._prefix.rendered = rendered
                 case "no_slot":
                     raise ContextOverflow(
                         f"The context of {self._model.n_ctx} tokens is full.",
-                        hint="Start a new chat, or a larger context (--ctx).",
+                        hint=self._more_room(),
                     )
+
+    def _feed_again(self, request_id: int, tokens: Sequence[int]) -> None:
+        """Compute what a model that cannot forget a part had to forget as a whole."""
+        step = self._model.n_batch
+        for start in range(0, len(tokens), step):
+            self._feed(request_id, tokens[start : start + step], logits=False)
+
+    def _more_room(self) -> str:
+        n_ctx, most = self._model.n_ctx, self._model.n_ctx_train
+        return (
+            f"Start a new chat, or use a larger --ctx, up to {most}." if n_ctx < most else "Start a new chat."
+        )
 
     def _recover(self) -> None:
         bindings.kv_clear(self._model.context)
@@ -163,10 +180,11 @@ class DecodeLoop:
                     return "stop"
                 cost.n_decoded += 1
                 piece = vocab.piece(token)
-                writer.push(piece, cost.n_decoded, now_s=cost.last_token_s)
+                n_ctx_used = len(self._prefix.tokens) + 1
+                writer.push(piece, cost.n_decoded, n_ctx_used=n_ctx_used, now_s=cost.last_token_s)
                 if writer.stopped:
                     return "stop"
-                if cost.n_decoded == request.max_tokens or len(self._prefix.tokens) + 1 >= self._model.n_ctx:
+                if cost.n_decoded == request.max_tokens or n_ctx_used >= self._model.n_ctx:
                     return "length"
                 self._feed(request.id, (token,), logits=True)
                 self._prefix.rendered += piece
@@ -197,7 +215,8 @@ class DecodeLoop:
                 decode_tps=(cost.n_decoded - 1) / decode_s if decode_s and cost.n_decoded > 1 else 0.0,
             ),
             n_ctx=self._model.n_ctx,
-            n_ctx_used=len(self._prefix.tokens),
+            # The last token of an answer that was cut off has been chosen but not computed.
+            n_ctx_used=len(self._prefix.tokens) + (reason == "length"),
         )
 
 
@@ -215,17 +234,20 @@ class _DeltaWriter:
     def stopped(self) -> bool:
         return self._text.stopped
 
-    def push(self, piece: bytes, n_tokens: int, *, now_s: float) -> None:
+    def push(self, piece: bytes, n_tokens: int, *, n_ctx_used: int, now_s: float) -> None:
         self._pending += self._text.push(piece)
         if self._pending and now_s >= self._next_s:
-            self._write(n_tokens)
+            self._write(n_tokens, n_ctx_used)
             self._next_s = now_s + DELTA_INTERVAL_S
+        elif now_s >= self._next_s + HEARTBEAT_S:  # tokens without text: control tokens, a held stop string
+            self._emit(Heartbeat(id=self._id))
+            self._next_s = now_s
 
-    def finish(self, n_tokens: int) -> None:
+    def finish(self, n_tokens: int, *, n_ctx_used: int) -> None:
         self._pending += self._text.finish()
         if self._pending:
-            self._write(n_tokens)
+            self._write(n_tokens, n_ctx_used)
 
-    def _write(self, n_tokens: int) -> None:
-        self._emit(Delta(id=self._id, text=self._pending, n_tokens=n_tokens))
+    def _write(self, n_tokens: int, n_ctx_used: int) -> None:
+        self._emit(Delta(id=self._id, text=self._pending, n_tokens=n_tokens, n_ctx_used=n_ctx_used))
         self._pending = ""

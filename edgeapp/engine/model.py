@@ -67,12 +67,15 @@ class LoadedModel:
     abort: AbortFlag
     n_ctx: int
     n_ctx_train: int
-    n_ubatch: int
+    n_batch: int
     n_threads: int
     desc: str
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        return self.template.render(messages, control_texts=self.vocab.facts.control_texts)
+        facts = self.vocab.facts
+        return self.template.render(
+            messages, control_texts=facts.control_texts, user_defined_texts=facts.user_defined_texts
+        )
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
             abort=abort,
             n_ctx=bindings.context_n_ctx(context),
             n_ctx_train=bindings.model_n_ctx_train(handle),
-            n_ubatch=request.n_ubatch,
+            n_batch=bindings.context_n_batch(context),
             n_threads=request.n_threads,
             desc=bindings.model_desc(handle),
         )

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from edgeapp.protocol import Sampling
 
 _NEVER = float("-inf")
+MIN_TEMP = 1e-6  # below it logits / temperature leaves float32, and greedy is what is meant
 
 
 @contextmanager
 def sampler(settings: Sampling, *, n_vocab: int, banned: tuple[int, ...] = ()) -> Iterator[SamplerHandle]:
     """Yield a chain in llama.cpp's order: top-k, top-p, min-p, temperature, draw. `banned` never appear."""
     links = [bindings.sampler_logit_bias(n_vocab, [(token, _NEVER) for token in banned])] if banned else []
-    links += [bindings.sampler_greedy()] if settings.temp <= 0 else _drawing(settings)
+    links += [bindings.sampler_greedy()] if settings.temp < MIN_TEMP else _drawing(settings)
     chain = bindings.sampler_chain(links)
     try:
         yield chain

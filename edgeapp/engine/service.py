@@ -63,6 +63,7 @@ class Service:
         self._events_fd = events_fd
         self._requests: queue.SimpleQueue[AnyRequest] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
+        self._ending = threading.Event()
         self._model: model.LoadedModel | None = None
         self._loop: DecodeLoop | None = None
         self._write_lock = threading.Lock()
@@ -93,10 +94,14 @@ class Service:
                 self._cancelled.add(target)
                 self._abort()
             case Shutdown():
+                self._ending.set()
                 self._requests.put(request)
                 self._abort()
             case _:
                 self._requests.put(request)
+
+    def _is_cancelled(self, request_id: int) -> bool:
+        return self._ending.is_set() or request_id in self._cancelled
 
     def _abort(self) -> None:
         if self._model is not None:
@@ -143,9 +148,7 @@ class Service:
         loaded = stack.enter_context(model.load(request, on_progress))
         load_s = time.perf_counter() - started_s
         self._model = loaded
-        self._loop = DecodeLoop(
-            loaded, load_s=load_s, emit=self.emit, is_cancelled=self._cancelled.__contains__
-        )
+        self._loop = DecodeLoop(loaded, load_s=load_s, emit=self.emit, is_cancelled=self._is_cancelled)
         if loaded.template.warning:
             self.emit(
                 Notice(

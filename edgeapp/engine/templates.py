@@ -13,16 +13,20 @@ import json
 import resource
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from edgeapp.errors import TemplateError
+from edgeapp.errors import ContextOverflow, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from jinja2.parser import Parser
+    from jinja2.runtime import Context
 
     from edgeapp.protocol import Message
 
@@ -30,6 +34,7 @@ MAX_TEMPLATE_CHARS = 256 * 1024
 MAX_OUTPUT_CHARS = 8 * 1024 * 1024
 TIME_LIMIT_S = 2.0
 MEMORY_LIMIT_BYTES = 512 * 1024**2
+MAX_POWER_BITS = 4096
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
@@ -38,6 +43,30 @@ CHATML = (
 
 MARK = "\ue0ff"
 """A private-use character that splits control strings inside a message; the tokeniser never sees it."""
+
+
+class _TimeUp(BaseException):
+    """No `Exception`: jinja2 swallows those while it folds constants."""
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}` marks the assistant's part for training; here it only lets its body through."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as an instance attribute
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        # Python computes a huge power in C, where no alarm can interrupt it.
+        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MAX_POWER_BITS:
+            raise TemplateError("The model's chat template computes a power that is too large.")
+        return super().call_binop(context, operator, left, right)
 
 
 class ChatTemplate:
@@ -53,34 +82,54 @@ class ChatTemplate:
                 self._template = environment.from_string(_checked(source))
         except (jinja2.TemplateSyntaxError, TemplateError, RecursionError, MemoryError) as problem:
             self.origin = "chatml"
-            self.warning = f"ChatML is used instead of the model's chat template: {problem}"
+            reason = str(problem) or type(problem).__name__
+            self.warning = f"ChatML is used instead of the model's chat template: {reason}"
             self._template = environment.from_string(CHATML)
 
-    def render(self, messages: Sequence[Message], *, control_texts: Sequence[str] = ()) -> str:
-        """Return the prompt, ready for an answer; `MARK` splits control strings found in messages.
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        control_texts: Sequence[str] = (),
+        user_defined_texts: Sequence[str] = (),
+    ) -> str:
+        """Return the prompt, ready for an answer; `MARK` splits special strings found in messages.
 
-        Raise `TemplateError` when the template refuses the conversation or exceeds a limit.
+        User-defined strings (`<think>` in many models) are left alone in the model's own answers, where
+        templates look for them to drop old thoughts.
+        Raise `TemplateError` when the template refuses the conversation or exceeds a limit, `ContextOverflow`
+        for millions of characters.
         """
-        turns = [{"role": m.role, "content": neutralise(m.content, control_texts)} for m in messages]
+        n_chars = sum(len(m.content) for m in messages)
+        if n_chars > MAX_OUTPUT_CHARS // 2:
+            raise ContextOverflow(
+                f"The conversation has {n_chars} characters, more than any context holds.",
+                hint="Send less text.",
+            )
+        special = (*control_texts, *user_defined_texts)
+        turns = [
+            {
+                "role": m.role,
+                "content": neutralise(m.content, control_texts if m.role == "assistant" else special),
+            }
+            for m in messages
+        ]
         try:
             with _limits():
                 return self._collect({"messages": turns, "add_generation_prompt": True})
-        except (
-            jinja2.TemplateError,
-            TypeError,
-            ValueError,
-            KeyError,
-            RecursionError,
-            OverflowError,
-        ) as problem:
-            raise TemplateError(
-                f"The model's chat template refused the conversation: {problem}.",
-                hint="The template may not allow a system message: try without --system.",
-            ) from problem
+        except TemplateError:
+            raise
         except MemoryError as problem:
             raise TemplateError(
                 f"The model's chat template needed more than {MEMORY_LIMIT_BYTES // 1024**2} MiB.",
                 hint="The model file is suspicious: get it from its author.",
+            ) from problem
+        except Exception as problem:  # a template can raise anything
+            raise TemplateError(
+                f"The model's chat template refused the conversation: {str(problem).rstrip('.')}.",
+                hint="It may not allow a system message: try without --system."
+                if messages[:1] and messages[0].role == "system"
+                else "Start a new chat.",
             ) from problem
 
     def _collect(self, variables: dict[str, object]) -> str:
@@ -94,7 +143,7 @@ class ChatTemplate:
                     f"The model's chat template wrote more than {MAX_OUTPUT_CHARS} characters.",
                     hint="The model file is suspicious: get it from its author.",
                 )
-        return "".join(parts)
+        return "".join(parts).encode("utf-8", "replace").decode()  # a template can write lone surrogates
 
 
 def neutralise(content: str, control_texts: Sequence[str]) -> str:
@@ -118,8 +167,11 @@ def _checked(source: str | None) -> str:
 
 def _environment() -> ImmutableSandboxedEnvironment:
     """Create the environment that Hugging Face's templates expect (transformers, chat_template_utils.py)."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], autoescape=False
+    environment = _Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[loopcontrols, _GenerationBlock],
+        autoescape=False,
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
@@ -127,8 +179,16 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _tojson(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - the signature that templates call
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -144,17 +204,24 @@ def _limits() -> Iterator[None]:
     """Bound time (SIGALRM, so main thread only) and address space for the block."""
 
     def on_alarm(_signal: int, _frame: object) -> NoReturn:
+        raise _TimeUp
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = _address_space_bytes() + MEMORY_LIMIT_BYTES
+    bounds = [limit for limit in (wanted, soft, hard) if limit != resource.RLIM_INFINITY]
+    previous = signal.signal(signal.SIGALRM, on_alarm)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+        signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S, TIME_LIMIT_S / 10)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except _TimeUp:
         raise TemplateError(
             f"The model's chat template ran longer than {TIME_LIMIT_S:g} s.",
             hint="The model file is suspicious: get it from its author.",
-        )
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    previous = signal.signal(signal.SIGALRM, on_alarm)
-    resource.setrlimit(resource.RLIMIT_AS, (_address_space_bytes() + MEMORY_LIMIT_BYTES, hard))
-    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)
-    try:
-        yield
+        ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_CTX = 8192
 """Without --ctx the context is the trained one, but at most this: a KV cache for 128k tokens is gigabytes."""
+CTX_STEP = 256  # llama.cpp rounds a context up to this (llama-context.cpp, GGML_PAD(n_ctx, 256))
 ALL_LAYERS = 999
 GPU_RESERVE_BYTES = 1024**3  # what llama.cpp's --fit leaves free as well (common.h, fit_params_target)
 COMPUTE_BYTES = 512 * 1024**2
@@ -86,7 +87,8 @@ def _context(info: GgufInfo, wanted: int) -> int:
             f"The model was trained for {trained} tokens of context, {wanted} were asked for.",
             hint=f"--ctx {trained} is the most it can use.",
         )
-    return wanted or min(trained, DEFAULT_MAX_CTX)
+    n_ctx = wanted or min(trained, DEFAULT_MAX_CTX)
+    return -(-n_ctx // CTX_STEP) * CTX_STEP
 
 
 def _require(host: Host, needed_bytes: int) -> None:

@@ -1,14 +1,14 @@
-"""From a placement plan to the request that carries it out."""
+"""From a placement plan to the request that carries it out, and what this build of the engine can do."""
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeapp.protocol import Load
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgeapp.placement.plan import PlacementPlan
 
 
@@ -23,3 +23,10 @@ def load_request(plan: PlacementPlan, path: Path) -> Load:
         cpu_experts=plan.cpu_experts,
         use_mmap=plan.use_mmap,
     )
+
+
+def engine_has_cuda() -> bool:
+    """Tell whether the installed engine can use an NVIDIA GPU, by its files: nothing is imported."""
+    spec = importlib.util.find_spec("llama_cpp")
+    folders = spec.submodule_search_locations if spec else None
+    return any(next(Path(folder, "lib").glob("libggml-cuda*"), None) for folder in folders or ())

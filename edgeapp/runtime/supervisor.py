@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections import deque
@@ -39,27 +40,41 @@ WORKER_ENVIRONMENT = {
 }
 
 
+def worker_command() -> list[str]:
+    """Return the command that starts a worker; -P keeps it from importing from the user's current folder."""
+    return [sys.executable, "-P", "-m", "edgeapp.engine.worker"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerExit:
-    """How a worker ended. `returncode` is negative for a signal."""
+    """How a worker ended. `returncode` is negative for a signal; `ended_for` is set when we killed it."""
 
     returncode: int
     stderr_tail: tuple[str, ...]
+    ended_for: str = ""
 
     @property
     def reason(self) -> str:
-        last_words = f": {clean_line(self.stderr_tail[-1])}" if self.stderr_tail else ""
+        if self.ended_for:
+            return self.ended_for
+        last_words = f": {_without_folders(self.stderr_tail[-1])}" if self.stderr_tail else ""
         if self.returncode >= 0:
             return f"The engine ended with status {self.returncode}{last_words}."
         if self.returncode == -signal.SIGKILL:
             return "The engine was killed (SIGKILL)."
-        return f"The engine crashed ({signal.Signals(-self.returncode).name}){last_words}."
+        names = {member.value: member.name for member in signal.Signals}
+        return f"The engine crashed ({names.get(-self.returncode, -self.returncode)}){last_words}."
 
     @property
     def hint(self) -> str:
-        if self.returncode == -signal.SIGKILL:
+        if self.returncode == -signal.SIGKILL and not self.ended_for:
             return "The system kills the largest program when memory runs out; a smaller --ctx needs less."
         return "If this repeats, `edgeapp doctor` checks the engine."
+
+
+def _without_folders(line: str) -> str:
+    """Shorten the paths in a failed assertion, which are those of the machine that built the engine."""
+    return re.sub(r"(?:/[^/\s]+)+/([^/\s]+:\d+)", r"\1", clean_line(line)).rstrip(".")
 
 
 class WorkerProcess:
@@ -75,6 +90,8 @@ class WorkerProcess:
         self._on_event = on_event
         self._on_exit = on_exit
         self._stderr: deque[str] = deque(maxlen=50)
+        self._ended_for = ""
+        self.exit: WorkerExit | None = None
         self._hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self.last_event_s = asyncio.get_running_loop().time()
         self._reader = asyncio.create_task(self._read())
@@ -88,9 +105,7 @@ class WorkerProcess:
         Raise `EngineCrashed` when it ends or says nothing, `BindingMismatch` when it is of another version.
         """
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "edgeapp.engine.worker",
+            *worker_command(),
             str(os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -109,6 +124,8 @@ class WorkerProcess:
         except BaseException:
             await worker.kill()
             raise
+        if worker.exit is not None:
+            raise EngineCrashed(worker.exit.reason, hint=worker.exit.hint, returncode=worker.exit.returncode)
         if hello.protocol_version != PROTOCOL_VERSION:
             await worker.kill()
             raise BindingMismatch(
@@ -139,8 +156,9 @@ class WorkerProcess:
                 await asyncio.shield(self._reader)
         await self.kill()
 
-    async def kill(self) -> None:
-        """End it at once and wait until it is gone."""
+    async def kill(self, reason: str = "") -> None:
+        """End it at once and wait until it is gone; `reason` is a sentence for whoever asks why."""
+        self._ended_for = reason
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._reader
@@ -153,7 +171,9 @@ class WorkerProcess:
             self._receive(line)
         returncode = await self._process.wait()
         await stderr
-        worker_exit = WorkerExit(returncode=returncode, stderr_tail=tuple(self._stderr))
+        stderr_tail = tuple(self._stderr)
+        worker_exit = WorkerExit(returncode=returncode, stderr_tail=stderr_tail, ended_for=self._ended_for)
+        self.exit = worker_exit
         if not self._hello.done():
             self._hello.set_exception(EngineCrashed(worker_exit.reason, hint=worker_exit.hint))
             self._hello.exception()  # nobody may be waiting any more

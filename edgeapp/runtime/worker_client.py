@@ -67,6 +67,8 @@ class WorkerClient:
         self._worker: WorkerProcess | None = None
         self._ready: asyncio.Task[Loaded] | None = None
         self._crashes = 0
+        self._restarts_itself = False
+        """Whether the running start follows a crash; one that a request asks for does not wait."""
         self._closed = False
 
     # EngineClient ---------------------------------------------------------------------------
@@ -110,6 +112,8 @@ class WorkerClient:
 
     def _bring_up(self) -> asyncio.Task[Loaded]:
         """Return the task that loads the model; a finished one counts while its worker lives."""
+        if self._closed:
+            raise EngineCrashed("The engine has been closed.")
         usable = self._ready is not None and (not self._ready.done() or self._worker is not None)
         if not usable:
             self._ready = asyncio.create_task(self._start_until_loaded())
@@ -120,7 +124,8 @@ class WorkerClient:
     async def _start_until_loaded(self) -> Loaded:
         for attempt in itertools.count(1):
             try:
-                await asyncio.sleep(self._backoff_s())
+                if attempt > 1 or self._restarts_itself:
+                    await asyncio.sleep(self._backoff_s())
                 return await self._start_and_load()
             except EngineCrashed as crash:
                 if crash.returncode == -signal.SIGABRT:
@@ -167,9 +172,12 @@ class WorkerClient:
     # Worker events ---------------------------------------------------------------------------
 
     def _on_event(self, event: AnyEvent) -> None:
-        queue = self._requests.get(event.id)
-        if queue is not None:
-            queue.put_nowait(event)
+        if isinstance(event, Failed) and event.id == 0:  # a request that it could not even read
+            for queue in self._requests.values():
+                queue.put_nowait(event)
+            return
+        if event.id in self._requests:
+            self._requests[event.id].put_nowait(event)
 
     def _on_exit(self, worker_exit: WorkerExit) -> None:
         self._worker = None
@@ -182,6 +190,7 @@ class WorkerClient:
         retry_in_s = self._backoff_s() if self._crashes <= MAX_STARTS else None
         self._tell(EngineDown(reason=worker_exit.reason, hint=worker_exit.hint, retry_in_s=retry_in_s))
         if retry_in_s is not None:
+            self._restarts_itself = True
             self._bring_up()
 
     def _tell(self, event: StatusEvent) -> None:
@@ -192,6 +201,7 @@ class WorkerClient:
 
     def _answered(self) -> None:
         self._crashes = 0
+        self._restarts_itself = False
 
 
 def _retrieve(task: asyncio.Task[Loaded]) -> None:
@@ -233,11 +243,9 @@ class _Exchange:
                 silent_s = asyncio.get_running_loop().time() - self._worker.last_event_s
                 if silent_s < timeout_s:
                     continue
-                await self._worker.kill()
-                raise EngineHung(
-                    f"The engine was silent for {silent_s:.0f} s and has been ended.",
-                    hint="It is started again: send the message once more.",
-                ) from None
+                reason = f"The engine was silent for {silent_s:.0f} s and has been ended."
+                await self._worker.kill(reason)
+                raise EngineHung(reason, hint="Send the message once more.") from None
             if isinstance(event, WorkerExit):
                 raise EngineCrashed(event.reason, hint=event.hint, returncode=event.returncode)
             return event
@@ -279,6 +287,8 @@ class _WorkerGeneration:
             cancelled.cancel()
         if self._cancelled.is_set():
             return False
+        if ready.cancelled():
+            raise EngineCrashed("The engine has been closed.")
         ready.result()
         return True
 

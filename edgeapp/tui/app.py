@@ -7,7 +7,9 @@ implements `EngineClient` answers here.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -36,6 +38,7 @@ WRITE_INTERVAL_S = 0.1
 """Between two writes of a streaming answer: ten a second look fluent and cost little."""
 _RATE_INTERVAL_S = 0.5
 _FLASH_S = 2.0
+_LAST_RESORT_S = 1.5
 _QUIT_QUESTION = "press Ctrl+C again to quit"
 
 
@@ -68,9 +71,13 @@ class ChatApp(App[None]):
         *,
         title: str,
         subtitle: str = "",
+        welcome: str = "",
         theme: str = "",
     ) -> None:
         super().__init__()
+        self.load_problem: EdgeappError | None = None
+        """Why the model could not be loaded, for whoever started the chat."""
+        self._welcome = clean_line(welcome, max_chars=500)
         self._client = client
         self.session = ChatSession(client, settings)
         self._wanted_theme = theme
@@ -101,6 +108,8 @@ class ChatApp(App[None]):
         self.prompt.focus()
         self._apply_theme()
         self._handle_signals()
+        if self._welcome:
+            self._note(self._welcome)
         self._client.watch(self._on_status)
         self.run_worker(self._load())
 
@@ -121,7 +130,19 @@ class ChatApp(App[None]):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self.action_interrupt)
         for ending in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(ending, self.exit)
+            if signal.getsignal(ending) is not signal.SIG_IGN:
+                loop.add_signal_handler(ending, self._end_on, ending)
+
+    def _end_on(self, number: signal.Signals) -> None:
+        """Leave at once, and for certain: with its terminal gone, Textual can wait for it for ever.
+
+        A terminal that closes also sends SIGCONT, on which Textual would start to write to it again.
+        """
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+        last_resort = threading.Timer(_LAST_RESORT_S, os._exit, (128 + number,))
+        last_resort.daemon = True
+        last_resort.start()
+        self.exit()
 
     async def _load(self) -> None:
         self.activity.show_text("starting the engine")
@@ -133,6 +154,7 @@ class ChatApp(App[None]):
         self._answer_next()
 
     def _show_load_failure(self, problem: EdgeappError) -> None:
+        self.load_problem = problem
         self.activity.show_text("")
         self._set_state("failed")
         self._note(problem.message, hint=problem.hint, kind="error")
@@ -147,6 +169,7 @@ class ChatApp(App[None]):
                 self.activity.show_progress(event)
             case Loaded(n_ctx=n_ctx):
                 self._model_ready = True
+                self.load_problem = None
                 self.status.figures = replace(self.status.figures, n_ctx=n_ctx, n_ctx_used=0)
                 self.activity.show_text("")
                 self._set_state(self._state_now())
@@ -232,12 +255,14 @@ class ChatApp(App[None]):
         match event:
             case Progress():
                 self.activity.show_progress(event)
-            case Delta(text=text, n_tokens=n_tokens):
+            case Delta(text=text, n_tokens=n_tokens, n_ctx_used=n_ctx_used):
                 paced.feed(text)
                 self.activity.show_text("")
                 decode_tps = rate.observe(n_tokens=n_tokens, now_s=time.monotonic())
                 if decode_tps is not None:
-                    self.status.figures = replace(self.status.figures, decode_tps=decode_tps)
+                    self.status.figures = replace(
+                        self.status.figures, decode_tps=decode_tps, n_ctx_used=n_ctx_used
+                    )
             case Done():
                 self.status.figures = wording.with_answer(self.status.figures, event)
             case Failed():
@@ -265,11 +290,13 @@ class ChatApp(App[None]):
             self.session.stop()
 
     def action_interrupt(self) -> None:
-        """Ctrl+C: stop what runs; else copy what is selected; else ask, then leave."""
-        if self._answering or self._queue:
+        """Ctrl+C: stop what runs; else copy what is selected; else clear the input; else ask and leave."""
+        if (self._answering and not self._stopping) or self._queue:
             self.action_stop()
         elif selected := self.prompt.selected_text or self.screen.get_selected_text():
             self._copy(selected)
+        elif self.prompt.text:
+            self.prompt.set_aside()
         elif self._asked_to_quit:
             self.exit()
         else:
@@ -332,6 +359,7 @@ class ChatApp(App[None]):
 
     def _note(self, text: str, *, hint: str = "", kind: NoteKind = "info") -> None:
         self.transcript.mount(Note(text, hint=hint, kind=kind))
+        self.transcript.anchor()
 
     def _state_now(self) -> State:
         if self._answering:

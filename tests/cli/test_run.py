@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -163,3 +164,60 @@ def test_a_reader_that_goes_away_ends_the_command(demo_model: Path) -> None:
         process.wait(timeout=30)
     assert_gone(workers)
     assert b"Traceback" not in errors
+
+
+def _shell(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize("redirection", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"])
+def test_closed_and_broken_standard_streams_give_no_traceback(tiny_moe: Path, redirection: str) -> None:
+    command = " ".join([*COMMAND, "run", str(tiny_moe), "-p", "hi", "--max-tokens", "4"])
+    done = _shell(f"{command} {redirection}")
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+    assert done.returncode == (1 if "full" in redirection else 0)
+
+
+def test_an_ascii_locale_gets_question_marks_instead_of_a_traceback(tiny_moe: Path) -> None:
+    command = " ".join(
+        [*COMMAND, "run", str(tiny_moe), "-p", "hi", "--max-tokens", "60", *ENDLESS, "--seed", "3"]
+    )
+    done = _shell(f"PYTHONIOENCODING=ascii {command}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?" in done.stdout
+
+
+def test_an_argument_that_is_not_utf8_is_read_with_replacement_characters(tiny_moe: Path) -> None:
+    command: list[str | bytes] = [*COMMAND, "run", str(tiny_moe), "--max-tokens", "2", "-p", b"caf\xe9"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_second_control_c_ends_the_command_although_the_engine_hangs(demo_model: Path) -> None:
+    with _start("run", demo_model, "-p", "Hello", *ENDLESS) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        workers = workers_of(process.pid)
+        workers[0].suspend()
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert_gone(workers)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored(tiny_moe: Path) -> None:
+    command = " ".join([*COMMAND, "run", str(tiny_moe), "-p", "hi", "--max-tokens", "3"])
+    done = _shell(f"trap '' HUP; {command} & pid=$!; sleep 0.4; kill -HUP $pid; wait $pid")
+    assert done.returncode == 0

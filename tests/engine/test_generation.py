@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgeapp.protocol import Delta, Failed, Load, Progress, Sampling
+from edgeapp.protocol import Cancel, Delta, Failed, Load, Progress, Sampling
 from edgeapp.runtime.client import EngineDown
 from edgeapp.runtime.worker_client import WorkerClient
 from tests.runtime.engines import GREEDY, answer, ask, finish, real_engine
+from tests.tiny_mamba import write_tiny_mamba
 from tests.tiny_moe import write_tiny_moe
 
 if TYPE_CHECKING:
@@ -217,3 +218,41 @@ async def test_placing_experts_in_host_memory_does_not_change_the_answer(tiny_mo
         texts.append((await answer(client, ask("Hello", max_tokens=20)))[0])
         await client.aclose()
     assert texts[0] == texts[1]
+
+
+async def test_a_cancelled_prefill_of_a_later_turn_leaves_the_conversation_right(tiny_moe: Path) -> None:
+    later = "word " * 120
+    async with real_engine(tiny_moe, n_ubatch=32) as client:
+        first, _ = await answer(client, ask("Hello", max_tokens=6))
+        generation = client.generate(ask("Hello", first, later, max_tokens=6))
+        async for event in generation:
+            if isinstance(event, Progress) and event.fraction > 0.2:
+                generation.cancel()
+        warm, after = await answer(client, ask("Hello", first, later, max_tokens=6))
+    async with real_engine(tiny_moe, n_ubatch=32) as client:
+        cold, fresh = await answer(client, ask("Hello", first, later, max_tokens=6))
+    assert after.usage.cached_tokens > 0
+    assert (warm, after.usage.prompt_tokens) == (cold, fresh.usage.prompt_tokens)
+
+
+async def test_a_recurrent_model_answers_the_same_after_a_stray_cancel_and_across_turns(
+    tmp_path: Path,
+) -> None:
+    model = write_tiny_mamba(tmp_path / "mamba.gguf")
+    question = ask("word alpha " * 120, max_tokens=12)
+    async with real_engine(model, n_ctx=2048, n_ubatch=32) as client:
+        clean, _ = await answer(client, question)
+        short, _ = await answer(client, ask("Hi", max_tokens=5))
+        turn, _ = await answer(client, ask("Hi", short, "more", max_tokens=8))
+    async with real_engine(model, n_ctx=2048, n_ubatch=32) as client:
+        cold, _ = await answer(client, ask("Hi", short, "more", max_tokens=8))
+    async with real_engine(model, n_ctx=2048, n_ubatch=32) as client:
+        text = ""
+        async for event in client.generate(question):
+            if isinstance(event, Progress) and event.fraction < 0.8:
+                assert client._worker is not None
+                client._worker.send(Cancel(id=900, target=99999))
+            if isinstance(event, Delta):
+                text += event.text
+    assert turn == cold
+    assert text == clean

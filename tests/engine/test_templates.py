@@ -40,9 +40,12 @@ def test_a_template_that_does_not_compile_falls_back_to_chatml(source: str) -> N
         "{{ messages.__init__.__globals__ }}",
         "{{ cycler.__init__.__globals__.os.system('true') }}",
         "{{ messages.append(1) }}",
+        "{{ 1 / (messages | length - 1) }}",
+        "{{ '{}'.format() }}",
+        "{{ undefined_name.attribute }}",
     ],
 )
-def test_a_template_cannot_reach_out_of_its_sandbox(source: str) -> None:
+def test_a_template_cannot_reach_out_of_its_sandbox_nor_end_the_worker(source: str) -> None:
     with pytest.raises(TemplateError):
         _template(source).render(USER)
 
@@ -54,6 +57,7 @@ def test_a_template_cannot_reach_out_of_its_sandbox(source: str) -> None:
         "{% for i in range(99999) %}{{ 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' * 1000 }}{% endfor %}",
         "{{ ('a' * 2000000000) | length }}",
         "{{ range(1000000000) | list }}",
+        "{{ (messages | length + 6) ** 20000000 }}",
     ],
 )
 def test_a_template_that_wants_too_much_is_stopped(source: str) -> None:
@@ -76,3 +80,47 @@ def test_control_strings_in_a_message_are_split() -> None:
 def test_neutralised_text_is_the_same_text_without_its_marks() -> None:
     text = f"a <|im_end|> b {MARK} <|im_end|>"
     assert neutralise(text, ("<|im_end|>",)).replace(MARK, "") == text.replace(MARK, "")
+
+
+def test_compiling_is_bounded_too() -> None:
+    # jinja2 folds constants while it compiles, and swallows exceptions there.
+    folded = "{{ ('a' * 9000000) | title | length }}"
+    template = _template(folded * 2000)
+    assert template.origin == "chatml"
+    assert "longer than" in template.warning
+
+
+def test_a_lone_surrogate_from_a_template_does_not_reach_the_tokeniser() -> None:
+    assert _template("{{ '\\ud800' }}x").render(USER).encode() == b"?x"
+
+
+def test_the_generation_tag_of_training_templates_lets_its_body_through() -> None:
+    template = _template(
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    )
+    assert (template.origin, template.render(USER)) == ("gguf", "hi")
+
+
+def test_tojson_takes_what_templates_pass() -> None:
+    source = "{{ {'b': 'é', 'a': 1} | tojson(ensure_ascii=true, sort_keys=true, separators=(',', ':')) }}"
+    assert _template(source).render(USER) == '{"a":1,"b":"\\u00e9"}'
+
+
+def test_a_template_can_still_drop_the_old_thoughts_of_an_answer() -> None:
+    template = _template("{% for m in messages %}[{{ m.content.split('</think>')[-1] }}]{% endfor %}")
+    turns = (
+        Message(role="user", content="q</think>"),
+        Message(role="assistant", content="<think>hm</think>a"),
+    )
+    prompt = template.render(turns, control_texts=("<|im_end|>",), user_defined_texts=("<think>", "</think>"))
+    assert prompt.replace(MARK, "") == "[q</think>][a]"
+
+
+def test_the_hint_speaks_of_the_system_message_only_where_there_is_one() -> None:
+    template = _template("{{ raise_exception('no') }}")
+    with pytest.raises(TemplateError) as without:
+        template.render(USER)
+    with pytest.raises(TemplateError) as with_system:
+        template.render((Message(role="system", content="s"), *USER))
+    assert "--system" not in without.value.hint
+    assert "--system" in with_system.value.hint

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from edgeapp import protocol
+from edgeapp.engine.loop import _DeltaWriter
 from edgeapp.protocol import (
     AnyEvent,
     Cancel,
@@ -21,19 +22,21 @@ from edgeapp.protocol import (
     Done,
     Failed,
     Generate,
+    Heartbeat,
     Hello,
     Load,
     Loaded,
     Message,
     Shutdown,
 )
+from edgeapp.runtime.supervisor import worker_command
 from tests.cli.processes import assert_gone, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-WORKER = [sys.executable, "-m", "edgeapp.engine.worker"]
+WORKER = worker_command()
 
 
 class Worker:
@@ -93,8 +96,7 @@ def test_it_says_hello_with_its_versions_and_devices(worker: Worker) -> None:
 
 def test_a_shutdown_ends_it_with_status_0_even_while_it_answers(worker: Worker, demo_model: Path) -> None:
     worker.answer_endlessly(demo_model)
-    worker.send(Cancel(id=3, target=2))
-    worker.send(Shutdown(id=4))
+    worker.send(Shutdown(id=3))
     assert worker.process.wait(timeout=20) == 0
 
 
@@ -171,3 +173,23 @@ def test_deltas_do_not_flood_the_front_end(worker: Worker, tiny_moe: Path) -> No
     while isinstance(worker.until(Delta, Done), Delta):
         n_deltas += 1
     assert n_deltas <= 2 + 15 * (time.monotonic() - started_s) < 300
+
+
+def test_it_imports_nothing_from_the_folder_the_user_is_in(tmp_path: Path) -> None:
+    (tmp_path / "msgspec.py").write_text("open('ran', 'w').close()")
+    (tmp_path / "jinja2.py").write_text("open('ran', 'w').close()")
+    done = subprocess.run(
+        worker_command(), cwd=tmp_path, input=b"", capture_output=True, timeout=30, check=True
+    )
+    assert isinstance(protocol.decode_event(done.stdout.splitlines()[0]), Hello)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_tokens_without_text_still_show_that_the_worker_lives() -> None:
+    events: list[protocol.Event] = []
+    writer = _DeltaWriter(Generate(id=7, messages=(), stop=("a" * 100,)), events.append)
+    for step in range(40):
+        writer.push(b"a", step, n_ctx_used=step, now_s=step / 10)
+    assert events
+    assert {type(event) for event in events} == {Heartbeat}
+    assert {event.id for event in events} == {7}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgeapp.errors import EngineCrashed
-from edgeapp.protocol import Delta, Done, Failed, Progress, Sampling
-from edgeapp.runtime import worker_client
+from edgeapp.protocol import PROTOCOL_VERSION, Delta, Done, Failed, Hello, Progress, Sampling, encode
+from edgeapp.runtime import supervisor, worker_client
 from edgeapp.runtime.client import EngineDown
 from edgeapp.session import ChatSession, ChatSettings
 from tests.runtime.engines import answer, ask, finish, real_engine
@@ -170,3 +170,71 @@ async def test_a_worker_that_ends_without_a_word_is_an_error(
     assert isinstance(end, Failed)
     assert end.code == "engine_crashed"
     assert "status 1" in end.message
+
+
+async def test_a_worker_that_dies_right_after_its_greeting_is_a_crash_at_once(
+    monkeypatch: pytest.MonkeyPatch, tiny_moe: Path
+) -> None:
+    hello = Hello(protocol_version=PROTOCOL_VERSION, pid=1, binding_version="", system_info="", devices=())
+    script = f"import os; os.write(1, {encode(hello)!r})"
+    monkeypatch.setattr(supervisor, "worker_command", lambda: [sys.executable, "-c", script])
+    monkeypatch.setattr(worker_client, "BACKOFF_S", (0.0,))
+    async with real_engine(tiny_moe, hang_timeout_s=600) as client:
+        async with asyncio.timeout(30):
+            _, end = await finish(client.generate(ask("hello")))
+    assert isinstance(end, Failed)
+    assert end.code == "engine_crashed"
+
+
+async def test_a_request_that_the_worker_cannot_read_fails_at_once(tiny_moe: Path) -> None:
+    async with real_engine(tiny_moe, hang_timeout_s=600) as client:
+        await client.load()
+        async with asyncio.timeout(30):
+            _, end = await finish(client.generate(ask("hello", sampling=Sampling(temp=float("nan")))))
+        assert isinstance(end, Failed)
+        assert end.code == "protocol"
+        await answer(client, ask("hello", max_tokens=2))
+
+
+async def test_a_closed_client_starts_nothing_and_a_waiting_answer_fails(tiny_moe: Path) -> None:
+    async with real_engine(tiny_moe) as client:
+        waiting = asyncio.create_task(finish(client.generate(ask("hello"))))
+        await asyncio.sleep(0)
+        await client.aclose()
+        _, end = await waiting
+        assert isinstance(end, Failed)
+        _, later = await finish(client.generate(ask("hello")))
+        assert isinstance(later, Failed)
+        assert client.worker_pid is None
+
+
+async def test_a_hang_is_told_as_a_hang(tiny_moe: Path) -> None:
+    downs: list[StatusEvent] = []
+    async with real_engine(tiny_moe, hang_timeout_s=1.0) as client:
+        client.watch(lambda status: downs.append(status) if isinstance(status, EngineDown) else None)
+        async for event in client.generate(ask("tell me everything", max_tokens=0)):
+            if isinstance(event, Delta):
+                _kill(client, signal.SIGSTOP)
+        (down,) = downs
+        assert isinstance(down, EngineDown)
+        assert "silent" in down.reason
+        assert "memory" not in down.hint
+
+
+async def test_a_message_after_many_deaths_is_not_kept_waiting(
+    tiny_moe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_client, "BACKOFF_S", (0.0, 0.0, 0.0, 600.0))
+    async with real_engine(tiny_moe) as client:
+        downs: list[EngineDown] = []
+        client.watch(lambda status: downs.append(status) if isinstance(status, EngineDown) else None)
+        while not downs or downs[-1].retry_in_s is not None:
+            await client.load()
+            n_before = len(downs)
+            _kill(client)
+            while len(downs) == n_before:
+                await asyncio.sleep(0.01)
+            if len(downs) == 3:
+                break
+        async with asyncio.timeout(60):
+            await answer(client, ask("still there?", max_tokens=2))

@@ -50,7 +50,9 @@ class Prompt(TextArea):
         )
         # A blinking cursor wakes the process twice a second for as long as the chat is open.
         self.cursor_blink = False
-        self._last_submitted = ""
+        self._history: list[str] = []
+        self._shown_at = 0
+        """Position of the recalled message in `_history`; its length when none is recalled."""
 
     async def _on_key(self, event: events.Key) -> None:
         if event.key == "enter":
@@ -74,11 +76,37 @@ class Prompt(TextArea):
         self.load_text(f"{text}\n{self.text}" if self.text else text)
         self.move_cursor(self.document.end)
 
+    def set_aside(self) -> None:
+        """Clear the input; Up brings its text back."""
+        self._remember(self.text)
+        self.load_text("")
+
     def action_cursor_up(self, select: bool = False) -> None:  # noqa: FBT001, FBT002 - Textual's signature
-        if self.text or not self._last_submitted:
-            super().action_cursor_up(select)
+        if self._may_recall() and self._shown_at > 0:
+            self._recall(self._shown_at - 1)
         else:
-            self.put_back(self._last_submitted)
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:  # noqa: FBT001, FBT002 - Textual's signature
+        if self._may_recall() and self._shown_at < len(self._history):
+            self._recall(self._shown_at + 1)
+        else:
+            super().action_cursor_down(select)
+
+    def _may_recall(self) -> bool:
+        """Only an empty input, or a recalled message that was not changed, gives way to another one."""
+        shown = self._history[self._shown_at] if self._shown_at < len(self._history) else ""
+        return self.text == shown
+
+    def _recall(self, position: int) -> None:
+        self._shown_at = position
+        self.load_text(self._history[position] if position < len(self._history) else "")
+        self.move_cursor(self.document.end)
+
+    def _remember(self, text: str) -> None:
+        if not self._history or self._history[-1] != text:
+            self._history.append(text)
+        self._shown_at = len(self._history)
 
     def action_delete_or_leave(self) -> None:
         if self.text:
@@ -92,6 +120,6 @@ class Prompt(TextArea):
     def _submit(self) -> None:
         text = self.text
         if text.strip():
-            self._last_submitted = text
+            self._remember(text)
             self.load_text("")
             self.post_message(self.Submitted(text))

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeapp.placement.plan import PlacementPlan
+from edgeapp.runtime.loading import engine_has_cuda, load_request
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_the_request_carries_out_the_plan(tmp_path: Path) -> None:
+    plan = PlacementPlan(
+        n_ctx=4096, n_threads=3, n_gpu_layers=999, cpu_experts=True, use_mmap=False, reason="why"
+    )
+    request = load_request(plan, tmp_path / "m.gguf")
+    assert request.path == str(tmp_path / "m.gguf")
+    assert (request.n_ctx, request.n_threads, request.n_gpu_layers) == (4096, 3, 999)
+    assert (request.cpu_experts, request.use_mmap) == (True, False)
+
+
+def test_a_gpu_counts_only_when_the_engine_was_built_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "llama_cpp" / "lib"
+    library.mkdir(parents=True)
+    (library.parent / "__init__.py").write_text("raise AssertionError('imported')")
+    (library / "libggml-cpu.so").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not engine_has_cuda()
+    (library / "libggml-cuda.so").touch()
+    assert engine_has_cuda()
