@@ -139,9 +139,10 @@ class ChatApp(App[None]):
         A terminal that closes also sends SIGCONT, on which Textual would start to write to it again.
         """
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
-        last_resort = threading.Timer(_LAST_RESORT_S, os._exit, (128 + number,))
-        last_resort.daemon = True
-        last_resort.start()
+        if not self.is_headless:  # then the process is ours to end
+            last_resort = threading.Timer(_LAST_RESORT_S, os._exit, (128 + number,))
+            last_resort.daemon = True
+            last_resort.start()
         self.exit()
 
     async def _load(self) -> None:
