@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -67,8 +68,8 @@ class WorkerClient:
         self._worker: WorkerProcess | None = None
         self._ready: asyncio.Task[Loaded] | None = None
         self._crashes = 0
-        self._restarts_itself = False
-        """Whether the running start follows a crash; one that a request asks for does not wait."""
+        self._wanted = asyncio.Event()
+        """Somebody asks for the engine: a start that pauses after a crash goes on at once."""
         self._closed = False
 
     # EngineClient ---------------------------------------------------------------------------
@@ -77,6 +78,7 @@ class WorkerClient:
         self._listeners.append(listener)
 
     async def load(self) -> Loaded:
+        self._wanted.set()
         return await asyncio.shield(self._bring_up())
 
     def generate(self, request: GenerationRequest) -> Generation:
@@ -124,8 +126,7 @@ class WorkerClient:
     async def _start_until_loaded(self) -> Loaded:
         for attempt in itertools.count(1):
             try:
-                if attempt > 1 or self._restarts_itself:
-                    await asyncio.sleep(self._backoff_s())
+                await self._pause()
                 return await self._start_and_load()
             except EngineCrashed as crash:
                 if crash.returncode == -signal.SIGABRT:
@@ -134,10 +135,16 @@ class WorkerClient:
                         crash.message, hint="The model file is damaged or not supported."
                     ) from crash
                 self._crashes += 1
+                self._wanted.clear()
                 if attempt == MAX_STARTS:
                     raise
                 self._tell(EngineDown(reason=crash.message, hint=crash.hint, retry_in_s=self._backoff_s()))
         raise AssertionError  # the loop above never ends by itself
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._backoff_s()):
+                await self._wanted.wait()
 
     def _backoff_s(self) -> float:
         return BACKOFF_S[min(self._crashes, len(BACKOFF_S) - 1)]
@@ -190,7 +197,7 @@ class WorkerClient:
         retry_in_s = self._backoff_s() if self._crashes <= MAX_STARTS else None
         self._tell(EngineDown(reason=worker_exit.reason, hint=worker_exit.hint, retry_in_s=retry_in_s))
         if retry_in_s is not None:
-            self._restarts_itself = True
+            self._wanted.clear()
             self._bring_up()
 
     def _tell(self, event: StatusEvent) -> None:
@@ -201,7 +208,6 @@ class WorkerClient:
 
     def _answered(self) -> None:
         self._crashes = 0
-        self._restarts_itself = False
 
 
 def _retrieve(task: asyncio.Task[Loaded]) -> None:
@@ -279,6 +285,7 @@ class _WorkerGeneration:
 
     async def _wait_until_loaded(self) -> bool:
         """Return False when the answer was cancelled first."""
+        self._client._wanted.set()  # noqa: SLF001
         ready = self._client._bring_up()  # noqa: SLF001 - the client's other half
         cancelled = asyncio.create_task(self._cancelled.wait())
         try:

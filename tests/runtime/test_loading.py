@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from edgeapp.placement.plan import PlacementPlan
@@ -29,6 +30,7 @@ def test_a_gpu_counts_only_when_the_engine_was_built_for_it(
     (library.parent / "__init__.py").write_text("raise AssertionError('imported')")
     (library / "libggml-cpu.so").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
     assert not engine_has_cuda()
     (library / "libggml-cuda.so").touch()
     assert engine_has_cuda()
