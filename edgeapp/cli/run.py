@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeapp.catalog import ResolvedModel, SamplingAdvice
     from edgeapp.config import Settings
     from edgeapp.protocol import Load
+    from edgeapp.session import ChatSettings
 
 Number = TypeVar("Number", int, float)
 
@@ -77,12 +78,12 @@ def command(model: str | None, prompt: str | None, *, as_json: bool, **flags: ob
         )
     full_prompt = None if is_chat else _read_prompt(prompt)
     resolved = _resolve(model, settings)
-    load = _plan(resolved, settings)
-    sampling = _sampling(settings, resolved.sampling)
+    load = _planned_load(resolved, settings)
+    chat_settings = _chat_settings(settings, resolved.sampling)
     if full_prompt is None:
-        _chat(resolved, load, settings, sampling)
+        _chat(resolved, load, chat_settings, theme=settings.theme)
     else:
-        _answer(full_prompt, resolved, load, settings, sampling, as_json=as_json)
+        _answer(full_prompt, resolved, load, chat_settings, as_json=as_json)
 
 
 def _read_prompt(prompt: str | None) -> str:
@@ -121,7 +122,7 @@ def _resolve(model: str | None, settings: Settings) -> ResolvedModel:
         return catalog.resolve(model, offline=settings.offline, on_progress=on_progress)
 
 
-def _plan(resolved: ResolvedModel, settings: Settings) -> Load:
+def _planned_load(resolved: ResolvedModel, settings: Settings) -> Load:
     from edgeapp.gguf_info import read_gguf_info
     from edgeapp.hardware import read_gpus, read_host
     from edgeapp.placement.plan import plan
@@ -146,8 +147,14 @@ def _sampling(settings: Settings, advice: SamplingAdvice) -> Sampling:
     )
 
 
-def _system(settings: Settings) -> str:
-    return _well_formed(settings.system or "")
+def _chat_settings(settings: Settings, advice: SamplingAdvice) -> ChatSettings:
+    from edgeapp.session import ChatSettings
+
+    return ChatSettings(
+        system=_well_formed(settings.system or ""),
+        sampling=_sampling(settings, advice),
+        max_tokens=settings.max_tokens,
+    )
 
 
 def _first(chosen: Number | None, advised: Number | None, default: Number) -> Number:
@@ -155,18 +162,17 @@ def _first(chosen: Number | None, advised: Number | None, default: Number) -> Nu
     return default if known is None else known
 
 
-def _chat(resolved: ResolvedModel, load: Load, settings: Settings, sampling: Sampling) -> None:
+def _chat(resolved: ResolvedModel, load: Load, chat_settings: ChatSettings, *, theme: str) -> None:
     from edgeapp.runtime.worker_client import WorkerClient
-    from edgeapp.session import ChatSettings
     from edgeapp.tui.app import ChatApp
 
     app = ChatApp(
         WorkerClient(load),
-        ChatSettings(system=_system(settings), sampling=sampling, max_tokens=settings.max_tokens),
+        chat_settings,
         title=resolved.name,
         subtitle=resolved.licence,
         welcome=resolved.description,
-        theme=settings.theme,
+        theme=theme,
     )
     app.run()
     if app.load_problem is not None:
@@ -175,21 +181,14 @@ def _chat(resolved: ResolvedModel, load: Load, settings: Settings, sampling: Sam
 
 
 def _answer(
-    prompt: str,
-    resolved: ResolvedModel,
-    load: Load,
-    settings: Settings,
-    sampling: Sampling,
-    *,
-    as_json: bool,
+    prompt: str, resolved: ResolvedModel, load: Load, chat_settings: ChatSettings, *, as_json: bool
 ) -> None:
     from edgeapp.cli.answer import Job, answer
-    from edgeapp.session import ChatSettings
 
     job = Job(
         prompt=prompt,
         load=load,
-        settings=ChatSettings(system=_system(settings), sampling=sampling, max_tokens=settings.max_tokens),
+        settings=chat_settings,
         model=resolved.name,
         as_json=as_json,
     )

@@ -278,21 +278,33 @@ def get_vocab(model: ModelHandle) -> VocabHandle:
 def vocab_facts(vocab: VocabHandle) -> VocabFacts:
     n_tokens: int = _c.llama_vocab_n_tokens(vocab)
     bos, eos = _c.llama_vocab_bos(vocab), _c.llama_vocab_eos(vocab)
+    control_texts, user_defined_texts = _special_texts(vocab, n_tokens)
     return VocabFacts(
         n_tokens=n_tokens,
         is_bpe=_c.llama_vocab_type(vocab) == VOCAB_TYPE_BPE,
         bos=bos if bos >= 0 else None,
         eos=eos if eos >= 0 else None,
         add_bos=bool(_c.llama_vocab_get_add_bos(vocab)),
-        control_texts=_texts(vocab, n_tokens, _c.LLAMA_TOKEN_ATTR_CONTROL),
-        user_defined_texts=_texts(vocab, n_tokens, _c.LLAMA_TOKEN_ATTR_USER_DEFINED),
+        control_texts=control_texts,
+        user_defined_texts=user_defined_texts,
     )
 
 
-def _texts(vocab: VocabHandle, n_tokens: int, wanted: int) -> tuple[str, ...]:
-    attribute, text = _c.llama_vocab_get_attr, _c.llama_vocab_get_text
-    found = (text(vocab, token) for token in range(n_tokens) if attribute(vocab, token) & wanted)
-    return tuple(t for t in (raw.decode("utf-8", "replace") for raw in found) if t.strip())
+def _special_texts(vocab: VocabHandle, n_tokens: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the texts of control and of user-defined tokens, in one walk: each call costs a microsecond."""
+    attribute, control, user_defined = (
+        _c.llama_vocab_get_attr,
+        _c.LLAMA_TOKEN_ATTR_CONTROL,
+        _c.LLAMA_TOKEN_ATTR_USER_DEFINED,
+    )
+    attributes = ((token, attribute(vocab, token)) for token in range(n_tokens))
+    special = [
+        (token_text(vocab, token), bits) for token, bits in attributes if bits & (control | user_defined)
+    ]
+    return (
+        tuple(text for text, bits in special if bits & control and text.strip()),
+        tuple(text for text, bits in special if bits & user_defined and text.strip()),
+    )
 
 
 def token_text(vocab: VocabHandle, token: int) -> str:

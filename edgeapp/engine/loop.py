@@ -172,7 +172,7 @@ class DecodeLoop:
 
     def _decode(self, request: Generate, writer: _DeltaWriter, cost: _Progress) -> FinishReason:
         vocab = self._model.vocab
-        banned = vocab.eog_tokens() if request.ignore_eos else ()
+        banned = vocab.eog_tokens if request.ignore_eos else ()
         with sampler(request.sampling, n_vocab=vocab.facts.n_tokens, banned=banned) as chain:
             while True:
                 token = self._sample(chain, cost)

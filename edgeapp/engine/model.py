@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from edgeapp.engine import bindings
 from edgeapp.engine.bindings import AbortFlag, Batch, ContextHandle, ContextOptions, ModelOptions, VocabHandle
@@ -49,6 +50,7 @@ class Vocab:
     def is_eog(self, token: int) -> bool:
         return bindings.is_eog(self._handle, token)
 
+    @cached_property
     def eog_tokens(self) -> tuple[int, ...]:
         return tuple(token for token in range(self.facts.n_tokens) if self.is_eog(token))
 

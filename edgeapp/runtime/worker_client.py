@@ -78,8 +78,7 @@ class WorkerClient:
         self._listeners.append(listener)
 
     async def load(self) -> Loaded:
-        self._wanted.set()
-        return await asyncio.shield(self._bring_up())
+        return await asyncio.shield(self._ask_for_engine())
 
     def generate(self, request: GenerationRequest) -> Generation:
         return _WorkerGeneration(self, request)
@@ -111,6 +110,11 @@ class WorkerClient:
         return self._worker.pid if self._worker else None
 
     # Start and restart ---------------------------------------------------------------------------
+
+    def _ask_for_engine(self) -> asyncio.Task[Loaded]:
+        """Bring the engine up on somebody's behalf, without a pause."""
+        self._wanted.set()
+        return self._bring_up()
 
     def _bring_up(self) -> asyncio.Task[Loaded]:
         """Return the task that loads the model; a finished one counts while its worker lives."""
@@ -285,8 +289,7 @@ class _WorkerGeneration:
 
     async def _wait_until_loaded(self) -> bool:
         """Return False when the answer was cancelled first."""
-        self._client._wanted.set()  # noqa: SLF001
-        ready = self._client._bring_up()  # noqa: SLF001 - the client's other half
+        ready = self._client._ask_for_engine()  # noqa: SLF001 - the client's other half
         cancelled = asyncio.create_task(self._cancelled.wait())
         try:
             await asyncio.wait({ready, cancelled}, return_when=asyncio.FIRST_COMPLETED)
