@@ -208,7 +208,12 @@ def _resolved_from_package(entry: CatalogEntry) -> ResolvedModel | None:
     if path is None:
         return None
     return ResolvedModel(
-        path=path, name=entry.title, licence=entry.licence, source=entry.source, sampling=entry.sampling
+        path=path,
+        name=entry.title,
+        licence=entry.licence,
+        source=entry.source,
+        description=entry.description,
+        sampling=entry.sampling,
     )
 
 

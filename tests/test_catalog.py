@@ -94,6 +94,7 @@ def test_nothing_means_the_demo_found_without_importing_its_package() -> None:
 
 def test_the_demo_resolves_with_its_licence_and_advice() -> None:
     model = catalog.resolve(None, offline=True)
+    assert "not what a good model can do" in model.description
     assert model.name == "SmolLM2-135M-Instruct"
     assert model.licence == "Apache-2.0"
     assert model.sampling == SamplingAdvice(temp=0.2, top_p=0.9)

@@ -126,3 +126,11 @@ def test_control_c_stops_an_answer_and_leaves_the_engine_alone(chat: Terminal) -
     chat.wait_for("stopped")
     assert worker.is_running()
     assert worker.status() != psutil.STATUS_ZOMBIE
+
+
+def test_the_demo_says_what_it_is() -> None:
+    terminal = Terminal("run")
+    try:
+        terminal.wait_for("The embedded demo")
+    finally:
+        terminal.close()
