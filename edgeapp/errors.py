@@ -8,8 +8,12 @@
     │   ├── ModelUnreadable                    permission, folder, I/O error
     │   ├── InvalidModel                       not a GGUF, damaged or hostile header
     │   ├── UnsupportedModel                   a GGUF that this engine cannot run
+    │   ├── InvalidCheckpoint                  a safetensors checkpoint with a damaged, hostile or missing part
+    │   ├── UnsupportedCheckpoint              a checkpoint that cannot be converted as it is
     │   └── VerificationFailed                 content differs from its recorded sha256
     ├── DownloadError                          the hub could not be reached, or said no
+    ├── ConversionFailed                       a conversion that began could not be finished
+    ├── NotEnoughDisk                          with the numbers
     ├── NotEnoughMemory                        host or GPU memory, with the numbers
     └── EngineError                            the worker process or llama.cpp
         ├── BindingMismatch                    llama-cpp-python is missing or has another layout
@@ -69,12 +73,33 @@ class UnsupportedModel(ModelError):
     code = "unsupported_model"
 
 
+class InvalidCheckpoint(ModelError):
+    code = "invalid_checkpoint"
+
+
+class UnsupportedCheckpoint(ModelError):
+    code = "unsupported_checkpoint"
+
+
 class VerificationFailed(ModelError):
     code = "verification_failed"
 
 
 class DownloadError(EdgeappError):
     code = "download"
+
+
+class ConversionFailed(EdgeappError):
+    code = "conversion"
+
+
+class NotEnoughDisk(EdgeappError):
+    code = "not_enough_disk"
+
+    def __init__(self, message: str, *, needed_bytes: int = 0, free_bytes: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
 
 
 class NotEnoughMemory(EdgeappError):
