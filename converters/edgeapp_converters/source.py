@@ -50,6 +50,6 @@ class TensorSource(Protocol):
         """Tell that nothing more is read from `shard` in this run."""
 
     def read(self, tensor: SourceTensor, offset_bytes: int, into: memoryview) -> None:
-        """Fill `into` from byte `offset_bytes` of `tensor` on. Raise `InvalidCheckpoint` for missing bytes."""
+        """Fill `into` from byte `offset_bytes` of `tensor`. Raise `InvalidCheckpoint` for missing bytes."""
 
     def close(self) -> None: ...
