@@ -26,7 +26,7 @@ N_GENERATED = 128  # llama-bench's tg128
 
 
 def demo_model() -> Path:
-    return catalog.resolve_local(None)
+    return catalog.resolve_local("smollm2-135m")
 
 
 def peer(name: str) -> Path:

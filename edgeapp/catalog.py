@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DEMO = "demo"
 _PACKAGE = "package:"
 _HUB = "hf:"
+_UPCYCLED = "upcycled:"
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[int, Meta(gt=0)]
@@ -50,8 +51,11 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
     title: str
     description: str
-    source: Annotated[str, Meta(pattern=r"^(package:[a-z0-9_]+/[\w.-]+\.gguf|hf:\S+)$")]
-    """`package:module/file.gguf` for data of an installed Python package, or `hf:org/repo[:quant]`."""
+    source: Annotated[
+        str, Meta(pattern=r"^(package:[a-z0-9_]+/[\w.-]+\.gguf|hf:\S+|upcycled:[a-z0-9][a-z0-9.-]{0,63})$")
+    ]
+    """`package:module/file.gguf` for data of an installed Python package, `hf:org/repo[:quant]`, or
+    `upcycled:name`: made here from the dense catalog entry `name`."""
     licence: str
     """SPDX identifier, or `LicenseRef-…`."""
     licence_url: Annotated[str, Meta(pattern=r"^https://")]
@@ -74,6 +78,11 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             return None
         parsed = references.parse_hub(self.source)
         return HubRef(repo=parsed.repo, quant=parsed.quant, file=self.file, revision=self.revision)
+
+    @property
+    def upcycled_from(self) -> str | None:
+        """Name of the dense entry that this one is made of on this machine."""
+        return self.source.removeprefix(_UPCYCLED) if self.source.startswith(_UPCYCLED) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +159,7 @@ def resolve(
     from edgeapp import hub
 
     stored = hub.download(ref, offline=offline, on_progress=on_progress)
-    return _resolved_from_store(stored, entry=_entry_for(parsed))
+    return resolved_from_store(stored, entry=_entry_for(parsed))
 
 
 def hub_ref_of(parsed: LocalPath | HubRef | CatalogEntry) -> HubRef | None:
@@ -173,11 +182,14 @@ def find_local(parsed: LocalPath | HubRef | CatalogEntry) -> ResolvedModel | Non
             return found if _exists(path) or quants.is_split_part(path.name) else None
         case CatalogEntry(source=source) if source.startswith(_PACKAGE):
             return _resolved_from_package(parsed)
+        case CatalogEntry(source=source) if source.startswith(_UPCYCLED):
+            made = next((m for m in store.find(store.local_repo(parsed.name)) if m.has_all_files()), None)
+            return resolved_from_store(made, entry=parsed) if made else None
         case _:
             ref = hub_ref_of(parsed)
             stored = store.find(ref.repo, quant=ref.quant, file=ref.file) if ref else ()
             whole = next((model for model in stored if model.has_all_files()), None)
-            return _resolved_from_store(whole, entry=_entry_for(parsed)) if whole else None
+            return resolved_from_store(whole, entry=_entry_for(parsed)) if whole else None
 
 
 def _require_local(parsed: LocalPath | HubRef | CatalogEntry) -> ResolvedModel:
@@ -192,6 +204,11 @@ def _require_local(parsed: LocalPath | HubRef | CatalogEntry) -> ResolvedModel:
             raise ModelNotFound(
                 f"The model {name} comes with the Python package {module}, which is not installed.",
                 hint="pip install 'edgeapp[demo]', or `make run` in a source tree.",
+            )
+        case CatalogEntry(name=name, source=source) if source.startswith(_UPCYCLED):
+            raise ModelNotFound(
+                f"The model {name} is made on this machine when it is first used.",
+                hint="`edgeapp run` makes it in a minute or two.",
             )
         case CatalogEntry(name=name):
             raise ModelNotFound(
@@ -217,12 +234,13 @@ def _resolved_from_package(entry: CatalogEntry) -> ResolvedModel | None:
     )
 
 
-def _resolved_from_store(stored: store.StoredModel, *, entry: CatalogEntry | None) -> ResolvedModel:
+def resolved_from_store(stored: store.StoredModel, *, entry: CatalogEntry | None = None) -> ResolvedModel:
+    """Return a model of the store, with the title and advice of its catalog entry, if it has one."""
     return ResolvedModel(
         path=stored.path,
         name=entry.title if entry else stored.name,
         licence=entry.licence if entry else stored.manifest.licence,
-        source=f"hf:{stored.name}",
+        source=stored.name if stored.is_local else f"hf:{stored.name}",
         description=entry.description if entry else "",
         sampling=entry.sampling if entry else NO_ADVICE,
     )

@@ -5,10 +5,11 @@
     │   └── ConfigError                        a setting in a file, the environment or a flag
     ├── ModelError                             the model file or reference
     │   ├── ModelNotFound                      no such file, name or repository
+    │   │   └── NoGguf                         the repository is there, but holds no GGUF
     │   ├── ModelUnreadable                    permission, folder, I/O error
     │   ├── InvalidModel                       not a GGUF, damaged or hostile header
     │   ├── UnsupportedModel                   a GGUF that this engine cannot run
-    │   ├── InvalidCheckpoint                  a safetensors checkpoint with a damaged, hostile or missing part
+    │   ├── InvalidCheckpoint                  a checkpoint that is damaged, hostile or incomplete
     │   ├── UnsupportedCheckpoint              a checkpoint that cannot be converted as it is
     │   └── VerificationFailed                 content differs from its recorded sha256
     ├── DownloadError                          the hub could not be reached, or said no
@@ -59,6 +60,10 @@ class ModelError(EdgeappError):
 
 class ModelNotFound(ModelError):
     code = "model_not_found"
+
+
+class NoGguf(ModelNotFound):
+    code = "no_gguf"
 
 
 class ModelUnreadable(ModelError):

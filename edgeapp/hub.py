@@ -1,4 +1,6 @@
-"""Download a GGUF model from the Hugging Face hub into the store. The only importer of huggingface_hub.
+"""Download from the Hugging Face hub: a GGUF into the store, or the files of a checkpoint one by one.
+
+The only importer of huggingface_hub.
 
 huggingface_hub 2.4 deletes its temporary file when a download is interrupted and compares sizes only, so
 the part file, its continuation and the sha256 comparison are ours; requests, authentication and retries
@@ -8,6 +10,7 @@ are the library's. Where the hub is, and with which token, follows its own HF_* 
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import shutil
@@ -20,21 +23,25 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from edgeapp import paths, store
+from edgeapp import durable, paths, store
 from edgeapp.cleantext import clean_line
-from edgeapp.errors import DownloadError, EdgeappError, ModelNotFound, VerificationFailed
+from edgeapp.errors import DownloadError, EdgeappError, ModelNotFound, NotEnoughDisk, VerificationFailed
 from edgeapp.partfile import DownloadProgress, PartFile, ProgressMeter
 from edgeapp.quants import RemoteFile, RemoteModel, choose, models_in
+from edgeapp.references import HubRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from huggingface_hub import ModelInfo
 
-    from edgeapp.references import HubRef
+    Listener = Callable[[DownloadProgress], None]
 
 _FLOOR_BYTES = 1 << 30  # what a download leaves free on the disk
 _CHUNK_BYTES = 1 << 20  # how often progress is told, and the most that an interrupt loses
+_RANGE_CHUNK_BYTES = 1 << 16
+_MAX_IN_GIT_BYTES = 10 << 20  # the hub takes larger files only with their sha256
 _METADATA_TIMEOUT_S = 30.0
 _MAX_FRUITLESS_TRIES = 5  # as http_get itself does for time-outs
 _RETRY_WAIT_S = 1.0
@@ -44,13 +51,15 @@ _HEX64 = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Repo:
+class Repository:
     """A repository at one commit."""
 
     name: str
     commit: str
     licence: str
     files: tuple[RemoteFile, ...]
+    blob_ids: Mapping[str, str]
+    """Git's name of each file's content, by path: what a file without sha256 is verified with."""
 
 
 def is_offline(*, offline: bool) -> bool:
@@ -59,9 +68,7 @@ def is_offline(*, offline: bool) -> bool:
     return offline or any(os.environ.get(name, "").upper() in _TRUE for name in variables)
 
 
-def download(
-    ref: HubRef, *, offline: bool, on_progress: Callable[[DownloadProgress], None]
-) -> store.StoredModel:
+def download(ref: HubRef, *, offline: bool, on_progress: Listener) -> store.StoredModel:
     """Bring `ref` into the store, continuing an interrupted download, and return it.
 
     Raise `ModelNotFound` for what the hub does not have, `VerificationFailed` when the content is not what
@@ -73,13 +80,96 @@ def download(
             hint="Unset HF_HUB_OFFLINE and `offline`, or give the path of a .gguf file.",
         )
     _prepare_library()
-    with _translated(ref):
+    with _translated(ref, paths.models_dir()):
         repo = _repo_at_commit(ref)
         model = choose(models_in(repo.files), repo=ref.repo, quant=ref.quant, file=ref.file)
         return _fetch(repo, model, on_progress=on_progress)
 
 
-def _repo_at_commit(ref: HubRef) -> _Repo:
+def open_repository(ref: HubRef) -> Repository:
+    """Ask the hub what `ref` holds now. Raise `ModelNotFound` or `DownloadError`."""
+    _prepare_library()
+    with _translated(ref, paths.cache_dir()):
+        return _repo_at_commit(ref)
+
+
+def download_file(repo: Repository, file: RemoteFile, target: Path, *, on_progress: Listener) -> None:
+    """Bring `file` of `repo` to `target`, continuing what an earlier try left in `target.part`.
+
+    The content is compared with the sha256 that the hub announces, or for a small file with git's name of
+    it, before it gets its own name. Raise `VerificationFailed`, `NotEnoughDisk` or `DownloadError`.
+    """
+    _prepare_library()
+    part = target.with_name(f"{target.name}.part")
+    with _translated(HubRef(repo=repo.name, revision=repo.commit), target.parent):
+        paths.make_private(target.parent)
+        if file.sha256 or file.size_bytes > _MAX_IN_GIT_BYTES or not repo.blob_ids.get(file.path):
+            _require_checksum(file)
+        _require_room(file, part)
+        _fetch_file(repo, file, part, meter=ProgressMeter(total_bytes=file.size_bytes, listener=on_progress))
+        durable.move(part, target)
+
+
+def read_range(repo: Repository, file: RemoteFile, *, first_byte: int, n_bytes: int) -> bytes:
+    """Return `n_bytes` of `file` from `first_byte` on, without downloading the rest.
+
+    What comes is not verified, as its sha256 is that of the whole file. Raise `DownloadError`.
+    """
+    _prepare_library()
+    with _translated(HubRef(repo=repo.name, revision=repo.commit), paths.cache_dir()):
+        failures = 0
+        while True:
+            try:
+                return _range(repo, file, first_byte, n_bytes)
+            except httpx2.TransportError:
+                failures += 1
+                if failures == _MAX_FRUITLESS_TRIES:
+                    raise
+                time.sleep(_RETRY_WAIT_S)
+
+
+def _range(repo: Repository, file: RemoteFile, first_byte: int, n_bytes: int) -> bytes:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined] # public, not in __all__
+
+    wanted = {"Range": f"bytes={first_byte}-{first_byte + n_bytes - 1}", "Accept-Encoding": "identity"}
+    url = hf_hub_url(repo.name, file.path, revision=repo.commit)
+    headers = build_hf_headers(library_name="edgeapp") | wanted
+    with get_session().stream("GET", url, headers=headers, timeout=_METADATA_TIMEOUT_S) as response:
+        hf_raise_for_status(response)
+        is_part = response.status_code == HTTPStatus.PARTIAL_CONTENT
+        if is_part != response.headers.get("Content-Range", "").startswith(f"bytes {first_byte}-"):
+            raise DownloadError(f"{_endpoint()} answered with another part of {file.name} than asked for.")
+        if first_byte and not is_part:
+            raise DownloadError(
+                f"{_endpoint()} does not serve parts of files, so {file.name} cannot be looked into.",
+                hint="Download the repository as a whole and give its folder.",
+            )
+        data = bytearray()
+        for chunk in response.iter_bytes(_RANGE_CHUNK_BYTES):
+            data += chunk
+            if len(data) >= n_bytes:  # a server that ignores the range would send the whole file
+                break
+    if len(data) < n_bytes:
+        raise DownloadError(f"{_endpoint()} sent {len(data)} of {n_bytes} bytes of {file.name}.")
+    return bytes(data[:n_bytes])
+
+
+def _require_room(file: RemoteFile, part: Path) -> None:
+    have_bytes = part.stat().st_size if part.exists() else 0
+    needed_bytes = max(file.size_bytes - have_bytes, 0) + _FLOOR_BYTES
+    free_bytes = shutil.disk_usage(part.parent).free
+    if free_bytes < needed_bytes:
+        raise NotEnoughDisk(
+            f"{part.parent} has {free_bytes / 2**30:.1f} GiB free; {file.name} needs "
+            f"{needed_bytes / 2**30:.1f} GiB, of which 1 GiB stays free.",
+            needed_bytes=needed_bytes,
+            free_bytes=free_bytes,
+            hint="Free space, move everything with EDGEAPP_HOME, or delete each shard after its conversion.",
+        )
+
+
+def _repo_at_commit(ref: HubRef) -> Repository:
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(
@@ -95,7 +185,13 @@ def _repo_at_commit(ref: HubRef) -> _Repo:
         )
         for entry in info.siblings or []
     )
-    return _Repo(name=ref.repo, commit=info.sha, licence=_licence_of(info), files=files)
+    return Repository(
+        name=ref.repo,
+        commit=info.sha,
+        licence=_licence_of(info),
+        files=files,
+        blob_ids={entry.rfilename: entry.blob_id or "" for entry in info.siblings or []},
+    )
 
 
 def _licence_of(info: ModelInfo) -> str:
@@ -104,9 +200,7 @@ def _licence_of(info: ModelInfo) -> str:
     return clean_line(str(named or ""), max_chars=80)
 
 
-def _fetch(
-    repo: _Repo, model: RemoteModel, *, on_progress: Callable[[DownloadProgress], None]
-) -> store.StoredModel:
+def _fetch(repo: Repository, model: RemoteModel, *, on_progress: Listener) -> store.StoredModel:
     for file in model.files:
         _require_checksum(file)
     folder = store.folder_for(
@@ -120,13 +214,13 @@ def _fetch(
     _require_disk_space(model)
     meter = ProgressMeter(total_bytes=model.size_bytes, listener=on_progress)
     for file in model.files:
-        _fetch_file(repo, file, meter=meter)
+        _fetch_file(repo, file, store.partial_path(file.sha256), meter=meter)
     for file in model.files:
         store.place(store.partial_path(file.sha256), folder=folder, name=file.name)
     return store.finish(folder, _manifest(repo, model))
 
 
-def _manifest(repo: _Repo, model: RemoteModel) -> store.Manifest:
+def _manifest(repo: Repository, model: RemoteModel) -> store.Manifest:
     return store.Manifest(
         repo=repo.name,
         quant=model.quant,
@@ -169,8 +263,7 @@ def _size_of(file: RemoteFile) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _fetch_file(repo: _Repo, file: RemoteFile, *, meter: ProgressMeter) -> None:
-    part = store.partial_path(file.sha256)
+def _fetch_file(repo: Repository, file: RemoteFile, part: Path, *, meter: ProgressMeter) -> None:
     with PartFile(part, name=file.name, meter=meter) as target:
         if target.tell() > file.size_bytes:
             target.truncate(0)
@@ -184,17 +277,33 @@ def _fetch_file(repo: _Repo, file: RemoteFile, *, meter: ProgressMeter) -> None:
             hashed_bytes += n_bytes
             meter.verified(hashed_bytes, file=file.name, file_bytes=file.size_bytes)
 
-        actual = store.sha256_of(part, on_bytes=count)
-        if actual != file.sha256:
+        expected, actual = _checksums(repo, file, part, on_bytes=count)
+        if actual != expected:
             part.unlink()
             raise VerificationFailed(
-                f"{file.name} arrived damaged: its sha256 is {actual}, the hub announced {file.sha256}.",
+                f"{file.name} arrived damaged: its checksum is {actual}, the hub announced {expected}.",
                 hint="The file was removed. Try again; if it happens again, do not trust this source.",
             )
     meter.finished(file.size_bytes)
 
 
-def _transfer(repo: _Repo, file: RemoteFile, target: PartFile) -> None:
+def _checksums(
+    repo: Repository, file: RemoteFile, part: Path, *, on_bytes: Callable[[int], None]
+) -> tuple[str, str]:
+    """Return the checksum that the hub announced and the content's: a sha256, or git's for a small file."""
+    if file.sha256:
+        return file.sha256, store.sha256_of(part, on_bytes=on_bytes)
+    content = part.read_bytes()
+    on_bytes(len(content))
+    return repo.blob_ids[file.path], _blob_id(content)
+
+
+def _blob_id(content: bytes) -> str:
+    """Return git's name of a file's content (git-scm.com/book, Git Internals, Object Storage)."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _transfer(repo: Repository, file: RemoteFile, target: PartFile) -> None:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # public, not in __all__
@@ -233,8 +342,8 @@ def _prepare_library() -> None:
 
 
 @contextmanager
-def _translated(ref: HubRef) -> Iterator[None]:
-    """Turn what the library and the operating system raise into our errors."""
+def _translated(ref: HubRef, folder: Path) -> Iterator[None]:
+    """Turn what the library and the operating system raise into our errors; `folder` is written to."""
     from huggingface_hub import errors as hub_errors
 
     try:
@@ -264,7 +373,7 @@ def _translated(ref: HubRef) -> Iterator[None]:
             hint="Check the network and HF_ENDPOINT. A download that had begun continues where it stopped.",
         ) from problem
     except OSError as problem:
-        raise _local_failure(problem) from problem
+        raise _local_failure(problem, folder) from problem
 
 
 def _reason(problem: Exception) -> str:
@@ -283,10 +392,10 @@ def _refusal(ref: HubRef, status: int) -> DownloadError:
     )
 
 
-def _local_failure(problem: OSError) -> DownloadError:
+def _local_failure(problem: OSError, folder: Path) -> DownloadError:
     if problem.errno in _DISK_FULL:
         return DownloadError(
-            f"The disk is full or a size limit was reached at {paths.models_dir()}: {problem.strerror}.",
+            f"The disk is full or a size limit was reached at {folder}: {problem.strerror}.",
             hint="Free space and run the same command again: it continues where it stopped.",
         )
     if problem.errno is None:
@@ -294,7 +403,7 @@ def _local_failure(problem: OSError) -> DownloadError:
         return DownloadError(
             "The server ended the transfer early.", hint="Run it again: it continues where it stopped."
         )
-    return DownloadError(f"{paths.models_dir()} cannot be written: {problem.strerror}.")
+    return DownloadError(f"{folder} cannot be written: {problem.strerror}.")
 
 
 def _endpoint() -> str:

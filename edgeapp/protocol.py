@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -54,6 +54,14 @@ class Load(Request, frozen=True, kw_only=True, tag="load"):
     cpu_experts: bool = False
     """Keep routed experts in host memory although their layer is on the GPU."""
     use_mmap: bool = True
+    kv_type: Literal["f16", "f32"] = "f16"
+    """Type of keys and values in the KV cache. F32 is for comparing logits: some routers flip with F16. It
+    turns flash attention off, which computes in F16 on the CPU."""
+    n_outputs: int = 1
+    """For how many tokens of a micro-batch logits can be computed; each costs `n_vocab` floats. A chat needs
+    those of one token."""
+    collect: bool = False
+    """Watch every matrix multiplication, for `Collect`. Slower, and a running decode cannot be aborted."""
 
 
 class Generate(Request, frozen=True, kw_only=True, tag="generate"):
@@ -81,11 +89,45 @@ class Tokenize(Request, frozen=True, kw_only=True, tag="tokenize"):
     parse_special: bool = False
 
 
+class Evaluate(Request, frozen=True, kw_only=True, tag="evaluate"):
+    """Write the logits of `tokens` from index `first_logits` on. Answered by `Progress`, then `Evaluated`.
+
+    `file` exists and is filled with float32 rows [len(tokens) - first_logits, n_vocab]. No chat template is
+    applied. The KV cache starts empty, unless `reuse_prefix` lets tokens stay that `tokens` begins with.
+    """
+
+    tokens: tuple[int, ...]
+    first_logits: int
+    file: str
+    reuse_prefix: bool = False
+
+
+class Collect(Request, frozen=True, kw_only=True, tag="collect"):
+    """Decode `tokens` from an empty KV cache and add up squared inputs. Answered like `Evaluate`.
+
+    The model must have been loaded with `collect`. Inputs of the tensors `keep_inputs` are appended as
+    float16 rows, one a token, to files `0.f16`, `1.f16`, … in `inputs_folder`, in the order of the names.
+    """
+
+    tokens: tuple[int, ...]
+    keep_inputs: tuple[str, ...] = ()
+    inputs_folder: str = ""
+
+
+class WriteImatrix(Request, frozen=True, kw_only=True, tag="write_imatrix"):
+    """Write what all `Collect`s added up, as llama.cpp's importance matrix. Answered by `Collected`."""
+
+    file: str
+    datasets: tuple[str, ...] = ()
+    chunk_size: int = 512
+    """Tokens of each `Collect`; goes into the file."""
+
+
 class Shutdown(Request, frozen=True, kw_only=True, tag="shutdown"):
     """Free everything and exit with status 0."""
 
 
-AnyRequest = Load | Generate | Cancel | Tokenize | Shutdown
+AnyRequest = Load | Generate | Cancel | Tokenize | Evaluate | Collect | WriteImatrix | Shutdown
 
 # Events --------------------------------------------------------------------------------------------------
 
@@ -128,6 +170,8 @@ class Loaded(Event, frozen=True, kw_only=True, tag="loaded"):
     n_ctx: int
     n_ctx_train: int
     n_vocab: int
+    bos: int | None = None
+    """The token that every text begins with; None when the vocabulary wants none."""
     n_threads: int
     template: Literal["gguf", "chatml"]
     load_s: float
@@ -197,7 +241,31 @@ class Tokens(Event, frozen=True, kw_only=True, tag="tokens"):
     ids: tuple[int, ...]
 
 
-AnyEvent = Hello | Progress | Loaded | Notice | Delta | Done | Failed | Memory | Heartbeat | Tokens
+class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
+    n_rows: int
+    n_vocab: int
+
+
+class Collected(Event, frozen=True, kw_only=True, tag="collected"):
+    """`n_tokens` counts all that were collected since the model was loaded."""
+
+    n_tokens: int
+
+
+AnyEvent = (
+    Hello
+    | Progress
+    | Loaded
+    | Notice
+    | Delta
+    | Done
+    | Failed
+    | Memory
+    | Heartbeat
+    | Tokens
+    | Evaluated
+    | Collected
+)
 
 _encoder = msgspec.json.Encoder()
 _requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)

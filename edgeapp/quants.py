@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from edgeapp.cleantext import clean_line
-from edgeapp.errors import ModelNotFound, UsageError
+from edgeapp.errors import ModelNotFound, NoGguf, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -80,7 +80,7 @@ def choose(
     Raise `ModelNotFound` when there is none or a part is missing, `UsageError` when several fit.
     """
     if not models:
-        raise ModelNotFound(
+        raise NoGguf(
             f"{repo} contains no GGUF model.", hint="Look for a repository whose name ends in -GGUF."
         )
     fitting = _fitting(models, quant=quant, file=file)

@@ -28,7 +28,8 @@ _LOG = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _PARTIAL = ".partial"
 _CHUNK_BYTES = 1 << 22
-_READ_ONLY = 0o444
+READ_ONLY = 0o444
+_LOCAL = "local/"
 
 FileName = Annotated[str, Meta(pattern=r"^[^/\x00]*\.[Gg][Gg][Uu][Ff]$", max_length=255)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -48,6 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     repo: str
     quant: str
     commit: str
+    """Of the repository; for a model that was converted here, the fingerprint of its source."""
     licence: str
     """As the model card names it; empty when it does not."""
     files: Annotated[tuple[StoredFile, ...], Meta(min_length=1)]
@@ -71,6 +73,11 @@ class StoredModel:
     def path(self) -> Path:
         """What llama.cpp is given: the file, or the first part of a split one."""
         return self.folder / self.manifest.files[0].name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it was converted on this machine instead of downloaded."""
+        return self.manifest.repo.startswith(_LOCAL)
 
     @property
     def size_bytes(self) -> int:
@@ -117,6 +124,11 @@ def folder_for(*, repo: str, quant: str, sha256s: Sequence[str]) -> Path:
     return paths.models_dir() / f"{repo.replace('/', '--')}--{quant}--{content}"
 
 
+def local_repo(name: str) -> str:
+    """Return the repository name under which a model that was converted here is stored."""
+    return _LOCAL + name
+
+
 def partial_path(sha256: str) -> Path:
     """Return where the content with this hash is gathered while it is downloaded."""
     return paths.make_private(partial_dir()) / f"{sha256}.part"
@@ -135,7 +147,7 @@ def partial_bytes() -> int:
 def place(part: Path, *, folder: Path, name: str) -> None:
     """Move verified content into its folder, read-only."""
     paths.make_private(folder)
-    part.chmod(_READ_ONLY)
+    part.chmod(READ_ONLY)
     durable.move(part, folder / name)
 
 

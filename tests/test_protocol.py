@@ -6,7 +6,22 @@ import msgspec
 import pytest
 
 from edgeapp import protocol
-from edgeapp.protocol import Cancel, Delta, Failed, Generate, Load, Message, Sampling, Shutdown, Tokenize
+from edgeapp.protocol import (
+    Cancel,
+    Collect,
+    Collected,
+    Delta,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Generate,
+    Load,
+    Message,
+    Sampling,
+    Shutdown,
+    Tokenize,
+    WriteImatrix,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +43,9 @@ from edgeapp.protocol import Cancel, Delta, Failed, Generate, Load, Message, Sam
         ),
         Cancel(id=3, target=2),
         Tokenize(id=4, text="x"),
+        Evaluate(id=6, tokens=(1, 2), first_logits=1, file="/rows", reuse_prefix=True),
+        Collect(id=7, tokens=(1, 2), keep_inputs=("blk.0.ffn_gate.weight",), inputs_folder="/inputs"),
+        WriteImatrix(id=8, file="/imatrix", datasets=("a text",)),
         Shutdown(id=5),
     ],
 )
@@ -37,7 +55,15 @@ def test_every_request_survives_its_line(request_: protocol.AnyRequest) -> None:
     assert protocol.decode_request(line) == request_
 
 
-@pytest.mark.parametrize("event", [Delta(id=1, text="a\nb", n_tokens=2), Failed(code="x", message="y")])
+@pytest.mark.parametrize(
+    "event",
+    [
+        Delta(id=1, text="a\nb", n_tokens=2),
+        Failed(code="x", message="y"),
+        Evaluated(id=1, n_rows=2, n_vocab=3),
+        Collected(id=1, n_tokens=4),
+    ],
+)
 def test_every_event_survives_its_line(event: protocol.AnyEvent) -> None:
     line = protocol.encode(event)
     assert line.count(b"\n") == 1

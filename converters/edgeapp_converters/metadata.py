@@ -30,6 +30,10 @@ def u32(value: int) -> MetaValue:
     return MetaValue(GGUFValueType.UINT32, int(value))
 
 
+def i32(value: int) -> MetaValue:
+    return MetaValue(GGUFValueType.INT32, int(value))
+
+
 def u64(value: int) -> MetaValue:
     return MetaValue(GGUFValueType.UINT64, int(value))
 

@@ -52,4 +52,7 @@ class TensorSource(Protocol):
     def read(self, tensor: SourceTensor, offset_bytes: int, into: memoryview) -> None:
         """Fill `into` from byte `offset_bytes` of `tensor`. Raise `InvalidCheckpoint` for missing bytes."""
 
+    def sha256(self) -> str:
+        """Return one hash over the content of all shards; reads them all when nobody else knows it."""
+
     def close(self) -> None: ...

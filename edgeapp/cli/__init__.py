@@ -17,7 +17,9 @@ from edgeapp.errors import EdgeappError
 
 _COMMANDS = {
     "run": "Chat with a model, or answer one prompt.",
+    "convert": "Convert a checkpoint to a 4-bit GGUF file.",
     "inspect": "Say what a GGUF file is, without loading it.",
+    "quality": "Measure what a quantised model lost.",
     "models": "List, download, check and remove models.",
     "doctor": "Check this machine and say how to fix what is missing.",
     "config": "Show and change settings.",

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from edgeapp.cli import print_error
+from edgeapp.cli.json_errors import error_line
 from edgeapp.errors import EdgeappError, from_code
 from edgeapp.protocol import Delta, Done, Failed, Loaded, Memory, Notice, Progress
 from edgeapp.runtime.client import EngineDown, StatusEvent
@@ -93,8 +94,7 @@ def _result(session: ChatSession, done: Done, model: str) -> dict[str, object]:
 
 def _report(problem: EdgeappError, *, as_json: bool) -> None:
     if as_json:
-        error = {"code": problem.code, "message": problem.message, "hint": problem.hint}
-        click.echo(msgspec.json.encode({"error": error}))
+        click.echo(error_line(problem))
     print_error(problem)
 
 

@@ -54,6 +54,7 @@ def as_json_object(info: GgufInfo) -> dict[str, Any]:
         "parts": [str(part) for part in info.parts],
         "tensor_types": shares,
         "sampling": dict(info.sampling),
+        "conversion": dict(info.conversion),
         "is_split": info.is_split,
     }
 
@@ -78,6 +79,33 @@ def _rows(info: GgufInfo) -> list[tuple[str, str]]:
     ]
     if info.sampling:
         rows.append(("sampling", ", ".join(f"{name} {_short(value)}" for name, value in info.sampling)))
+    return rows + _conversion_rows(dict(info.conversion))
+
+
+def _conversion_rows(facts: dict[str, int | float | str]) -> list[tuple[str, str]]:
+    """What edgeapp wrote about the conversion, and about the loss where it was measured."""
+    if "recipe" not in facts:
+        return []
+    rows = [("converted by", f"edgeapp {facts.get('version', '')}, recipe {facts['recipe']}")]
+    if "calibration.text" in facts:
+        rows.append(("calibrated on", str(facts["calibration.text"])))
+    return rows + _quality_rows(facts)
+
+
+def _quality_rows(facts: dict[str, int | float | str]) -> list[tuple[str, str]]:
+    numbers = {key: value for key, value in facts.items() if not isinstance(value, str)}
+    measured = [numbers.get(f"quality.{name}") for name in ("kld_mean", "kld_p999", "top1_agreement")]
+    if None in measured:
+        return []
+    against = f"{facts.get('quality.base', '')} on {facts.get('quality.text', '')}"
+    rows = [
+        ("measured against", f"{against}, {facts.get('quality.n_tokens', '?')} tokens"),
+        ("KL divergence", f"mean {measured[0]:.4f}, 99.9 % below {measured[1]:.3f}"),
+        ("same top token", f"{measured[2]:.1%}"),
+    ]
+    if "quality.retention" in numbers:
+        kept = f"{numbers['quality.retention']:.1%} of {facts.get('quality.task', 'the task')}"
+        rows.append(("task score kept", kept))
     return rows
 
 

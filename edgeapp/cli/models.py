@@ -177,6 +177,8 @@ def _stored(name: str) -> store.StoredModel:
     """Return the one model of the store that `name` means."""
     parsed = catalog.parse_reference(name)
     ref = catalog.hub_ref_of(parsed)
+    if isinstance(parsed, CatalogEntry) and parsed.upcycled_from:
+        ref = HubRef(repo=store.local_repo(parsed.name))
     if ref is None:
         what = (
             f"{name} comes with a Python package"
@@ -189,9 +191,7 @@ def _stored(name: str) -> store.StoredModel:
         )
     found = store.find(ref.repo, quant=ref.quant, file=ref.file)
     if not found:
-        raise ModelNotFound(
-            f"{ref} has not been downloaded.", hint="`edgeapp models list` shows what is here."
-        )
+        raise ModelNotFound(f"{ref} is not in the store.", hint="`edgeapp models list` shows what is here.")
     if len(found) > 1:
         names = ", ".join(sorted(model.name for model in found))
         raise UsageError(f"{name} could mean {names}.", hint="Give the quant too.")
@@ -244,11 +244,15 @@ def _row_of_stored(model: store.StoredModel) -> _Row:
         name=model.name,
         title=model.name,
         licence=clean_line(model.manifest.licence),
-        source=f"hf:{model.manifest.repo}@{model.manifest.commit}",
+        source="converted here" if model.is_local else f"hf:{model.manifest.repo}@{model.manifest.commit}",
         file_bytes=model.size_bytes,
         installed=True,
         path=str(model.path),
     )
+
+
+def _how_to_get(row: _Row) -> str:
+    return "edgeapp run makes it" if row.source.startswith("upcycled:") else f"edgeapp models pull {row.name}"
 
 
 def _facts(row: _Row) -> list[tuple[str, str]]:
@@ -262,6 +266,6 @@ def _facts(row: _Row) -> list[tuple[str, str]]:
         ("parameters", parameters or ""),
         ("licence", row.licence),
         ("source", row.source),
-        ("file", row.path or f"not here yet; edgeapp models pull {row.name}"),
+        ("file", row.path or f"not here yet; {_how_to_get(row)}"),
     ]
     return [(label, clean_line(value, max_chars=1000)) for label, value in facts if value]

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from edgeapp import catalog, log
+from edgeapp.catalog import CatalogEntry
 from edgeapp.config import load_settings
-from edgeapp.errors import UsageError
+from edgeapp.errors import NoGguf, UsageError
 from edgeapp.protocol import Sampling
+from edgeapp.references import HubRef, LocalPath
 
 if TYPE_CHECKING:
     from edgeapp.catalog import ResolvedModel, SamplingAdvice
@@ -28,6 +30,7 @@ Examples:
   edgeapp run                                     chat with the embedded demo model
   edgeapp run ./model.gguf                        chat with a file
   edgeapp run hf:org/repo:Q4_K_M                  download first, then chat
+  edgeapp run ./checkpoint                        convert a folder of safetensors first, then chat
   edgeapp run -p "Why is the sky blue?"           answer once and end
   cat report.txt | edgeapp run -p "Summarise:"    put standard input before the prompt
   edgeapp run -p "Hi" --json | jq .timings        one JSON object for scripts
@@ -66,7 +69,8 @@ def command(model: str | None, prompt: str | None, *, as_json: bool, **flags: ob
     """Chat with MODEL, or answer one prompt.
 
     MODEL is a .gguf file, hf:org/repo[:quant], a name from `edgeapp models list`, or nothing for the
-    embedded demo. Without -p, on a terminal, a chat opens; otherwise the answer is streamed as plain text.
+    embedded demo. A folder or repository of safetensors is converted to 4 bits first, once. Without
+    -p, on a terminal, a chat opens; otherwise the answer is streamed as plain text.
     """
     settings = load_settings(flags)
     log.set_up(settings.log_level)
@@ -116,10 +120,36 @@ def _read_stdin() -> str:
 
 
 def _resolve(model: str | None, settings: Settings) -> ResolvedModel:
+    """Return the model, after downloading, upcycling or converting it when it is not here yet."""
     from edgeapp.cli import download_progress
 
-    with download_progress.shown() as on_progress:
-        return catalog.resolve(model, offline=settings.offline, on_progress=on_progress)
+    parsed = catalog.parse_reference(catalog.DEMO if model is None else model)
+    if found := _converted_here(parsed, offline=settings.offline):
+        return found
+    try:
+        with download_progress.shown() as on_progress:
+            return catalog.resolve(model, offline=settings.offline, on_progress=on_progress)
+    except NoGguf:
+        if not isinstance(parsed, HubRef):
+            raise
+        from edgeapp.cli.converted import make_from_checkpoint
+
+        return make_from_checkpoint(parsed, offline=settings.offline)
+
+
+def _converted_here(parsed: LocalPath | HubRef | CatalogEntry, *, offline: bool) -> ResolvedModel | None:
+    """Make the model when it is one that has to be made on this machine; None for all others."""
+    match parsed:
+        case LocalPath(path=path) if path.is_dir():
+            from edgeapp.cli.converted import make_from_checkpoint
+
+            return make_from_checkpoint(parsed, offline=offline)
+        case CatalogEntry() if parsed.upcycled_from and catalog.find_local(parsed) is None:
+            from edgeapp.cli.converted import make_upcycled
+
+            return make_upcycled(parsed, offline=offline)
+        case _:
+            return None
 
 
 def _planned_load(resolved: ResolvedModel, settings: Settings) -> Load:

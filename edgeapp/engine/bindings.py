@@ -13,6 +13,7 @@ import importlib.util
 import sys
 import types
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NewType
@@ -21,7 +22,7 @@ from edgeapp.errors import BindingMismatch, EngineError, LoadFailed, NotEnoughMe
 from edgeapp.protocol import Device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 BINDING_VERSION = "0.3.36"
 _STRUCT_BYTES = {"llama_model_params": 80, "llama_context_params": 160, "llama_batch": 56}
@@ -34,6 +35,8 @@ VocabHandle = NewType("VocabHandle", int)
 SamplerHandle = NewType("SamplerHandle", int)
 
 DecodeResult = Literal["ok", "aborted", "no_slot"]
+KvType = Literal["f16", "f32"]
+_GGML_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1}  # ggml.h, enum ggml_type
 
 _LOG_WARN, _LOG_ERROR = 3, 4  # ggml.h, enum ggml_log_level
 _DEVICE_KINDS: tuple[Literal["cpu", "gpu", "igpu", "accel", "meta"], ...] = (
@@ -96,7 +99,7 @@ _check_binding()
 
 
 @functools.cache
-def _ggml(name: str, restype: Any, *argtypes: Any) -> Any:
+def ggml_function(name: str, restype: Any, *argtypes: Any) -> Any:
     """Find a ggml function that llama-cpp-python does not declare."""
     folder = Path(_c._lib._name).parent  # noqa: SLF001 - the folder that the binding really loaded from
     for library in ("libggml.so", "libggml-base.so"):
@@ -148,8 +151,8 @@ def system_info() -> str:
 
 def devices() -> tuple[Device, ...]:
     """Return every compute device with its free and total bytes."""
-    count = _ggml("ggml_backend_dev_count", ctypes.c_size_t)
-    get = _ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    count = ggml_function("ggml_backend_dev_count", ctypes.c_size_t)
+    get = ggml_function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     return tuple(_device(ctypes.c_void_p(get(index))) for index in range(count()))
 
 
@@ -157,11 +160,11 @@ def _device(handle: ctypes.c_void_p) -> Device:
     text = ctypes.c_char_p
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     size_p = ctypes.POINTER(ctypes.c_size_t)
-    _ggml("ggml_backend_dev_memory", None, ctypes.c_void_p, size_p, size_p)(handle, free, total)
+    ggml_function("ggml_backend_dev_memory", None, ctypes.c_void_p, size_p, size_p)(handle, free, total)
     return Device(
-        name=_ggml("ggml_backend_dev_name", text, ctypes.c_void_p)(handle).decode(),
-        description=_ggml("ggml_backend_dev_description", text, ctypes.c_void_p)(handle).decode(),
-        kind=_DEVICE_KINDS[_ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(handle)],
+        name=ggml_function("ggml_backend_dev_name", text, ctypes.c_void_p)(handle).decode(),
+        description=ggml_function("ggml_backend_dev_description", text, ctypes.c_void_p)(handle).decode(),
+        kind=_DEVICE_KINDS[ggml_function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(handle)],
         free_bytes=free.value,
         total_bytes=total.value,
     )
@@ -207,7 +210,7 @@ def load_model(path: str, options: ModelOptions, on_progress: Callable[[float], 
 
 
 def _expert_overrides() -> Any:
-    cpu_buffer = _ggml("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
+    cpu_buffer = ggml_function("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
     return (_BufferOverride * 2)(_BufferOverride(EXPERT_TENSORS, cpu_buffer), _BufferOverride(None, None))
 
 
@@ -361,20 +364,43 @@ class AbortFlag:
 
 @dataclass(frozen=True, kw_only=True)
 class ContextOptions:
+    """`n_outputs` tokens of a batch can have logits; the library reserves `n_vocab` floats for each."""
+
     n_ctx: int
     n_batch: int
     n_ubatch: int
     n_threads: int
+    n_outputs: int = 1
+    kv_type: KvType = "f16"
 
 
-def new_context(model: ModelHandle, options: ContextOptions, abort: AbortFlag) -> ContextHandle:
-    """Create a context for one sequence. Raise `NotEnoughMemory` or `LoadFailed`."""
+WatchNode = Callable[[int, bool], bool]
+"""Gets a graph node's address: first with True, to say whether its data is wanted; if so then with False."""
+
+
+def watch_callback(watch: WatchNode) -> Any:
+    """Return `watch` as C calls it. It must not raise, and must be kept as long as the context."""
+    return _c.ggml_backend_sched_eval_callback(lambda node, ask, _user_data: watch(node, ask))
+
+
+def new_context(
+    model: ModelHandle, options: ContextOptions, *, abort: AbortFlag | None, watch: Any = None
+) -> ContextHandle:
+    """Create a context for one sequence. Raise `NotEnoughMemory` or `LoadFailed`.
+
+    `watch` comes from `watch_callback`. Without `abort` a running decode cannot be aborted.
+    """
     params = _c.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch = options.n_ctx, options.n_batch, options.n_ubatch
     params.n_threads = params.n_threads_batch = options.n_threads
-    # Only the last token of a batch needs logits: the default reserves a row of n_vocab floats for each.
-    params.n_outputs_max = 1
-    params.abort_callback, params.abort_callback_data = abort.callback, abort.data
+    params.n_outputs_max = options.n_outputs
+    params.type_k = params.type_v = _GGML_TYPES[options.kv_type]
+    if options.kv_type == "f32":
+        params.flash_attn_type = _c.LLAMA_FLASH_ATTN_TYPE_DISABLED  # the CPU's computes in F16 all the same
+    if abort is not None:
+        params.abort_callback, params.abort_callback_data = abort.callback, abort.data
+    if watch is not None:
+        params.cb_eval = watch
     _recent_problems.clear()
     handle = _c.llama_init_from_model(model, params)
     if not handle:
@@ -421,9 +447,9 @@ class Batch:
         _c.llama_batch_free(self._batch)
 
     def decode(
-        self, context: ContextHandle, tokens: Sequence[int], *, n_past: int, logits: bool
+        self, context: ContextHandle, tokens: Sequence[int], *, n_past: int, n_logits: int
     ) -> DecodeResult:
-        """Decode `tokens` at positions `n_past`, …; `logits` asks for those of the last token.
+        """Decode `tokens` at positions `n_past`, …; logits are computed for the last `n_logits` of them.
 
         Raise `EngineError` when llama.cpp reports a fatal error; the KV cache may then hold part of it.
         """
@@ -431,10 +457,16 @@ class Batch:
         self._batch.n_tokens = count
         self._tokens[:count] = tuple(tokens)
         self._positions[:count] = tuple(range(n_past, n_past + count))
-        self._logits[count - 1] = 1 if logits else 0
+        wanted = slice(count - n_logits, count)
+        self._logits[wanted] = (1,) * n_logits
         code = _c.llama_decode(context, self._batch)
-        self._logits[count - 1] = 0
+        self._logits[wanted] = (0,) * n_logits
         return "ok" if code == 0 else _decode_result(code)
+
+
+def logits(context: ContextHandle, n_floats: int) -> memoryview:
+    """Return the logits of the last decode, row after row; valid until the next one."""
+    return memoryview(_array_at(_c.llama_get_logits(context), ctypes.c_float, n_floats)).cast("B")
 
 
 def _array_at(pointer: Any, element: Any, length: int) -> Any:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from edgeapp.engine import bindings
 from edgeapp.engine.answer_text import AnswerText
-from edgeapp.engine.prefix import Prefix
 from edgeapp.engine.sampler import sampler
+from edgeapp.engine.sequence import CachedSequence, Cancelled
 from edgeapp.errors import ContextOverflow, EngineError
 from edgeapp.protocol import (
     Delta,
@@ -38,10 +38,6 @@ HEARTBEAT_S = 0.5
 Emit = Callable[[Event], None]
 
 
-class _Cancelled(Exception):
-    pass
-
-
 @dataclass
 class _Progress:
     """What one answer has cost so far."""
@@ -56,16 +52,14 @@ class _Progress:
 
 
 class DecodeLoop:
-    """Owns the KV cache of one sequence across requests. `is_cancelled` is asked between decodes."""
+    """Continues conversations in `sequence`, one after the other."""
 
-    def __init__(
-        self, model: LoadedModel, *, load_s: float, emit: Emit, is_cancelled: Callable[[int], bool]
-    ) -> None:
+    def __init__(self, model: LoadedModel, sequence: CachedSequence, *, load_s: float, emit: Emit) -> None:
         self._model = model
+        self._sequence = sequence
+        self._prefix = sequence.prefix
         self._load_s = load_s
         self._emit = emit
-        self._is_cancelled = is_cancelled
-        self._prefix = Prefix()
 
     def answer(self, request: Generate) -> Done:
         """Stream `Progress` and `Delta` events and return the closing `Done`.
@@ -80,10 +74,10 @@ class DecodeLoop:
             self._prefill(request, tokens, cost)
             self._prefix.rendered = prompt.encode()
             reason = self._decode(request, writer, cost)
-        except _Cancelled:
+        except Cancelled:
             reason = "cancelled"
         except EngineError:
-            self._recover()
+            self._sequence.forget()
             raise
         writer.finish(cost.n_decoded, n_ctx_used=len(self._prefix.tokens))
         return self._done(request, reason, cost)
@@ -101,7 +95,7 @@ class DecodeLoop:
         if len(tokens) >= self._model.n_ctx:
             raise ContextOverflow(
                 f"The conversation has {len(tokens)} tokens, the context holds {self._model.n_ctx}.",
-                hint=self._more_room(),
+                hint=self._sequence.more_room(),
             )
         return tokens
 
@@ -109,7 +103,7 @@ class DecodeLoop:
 
     def _prefill(self, request: Generate, tokens: Sequence[int], cost: _Progress) -> None:
         # The last prompt token is decoded even when it is cached: its logits choose the first new token.
-        n_past = self._keep(min(self._prefix.common(tokens), len(tokens) - 1))
+        n_past = self._sequence.keep(min(self._prefix.common(tokens), len(tokens) - 1))
         cost.n_prompt, cost.n_cached = len(tokens), n_past
         self._prefix.rendered = b""  # until the whole prompt is in: a cancel may leave a part of it
         step, total = self._model.n_batch, len(tokens) - n_past
@@ -117,56 +111,9 @@ class DecodeLoop:
             if total > step:
                 self._emit(Progress(id=request.id, phase="prefill", fraction=(start - n_past) / total))
             chunk = tokens[start : start + step]
-            self._feed(request.id, chunk, logits=start + step >= len(tokens))
+            self._sequence.feed(request.id, chunk, n_logits=int(start + step >= len(tokens)))
             self._emit(Heartbeat(id=request.id))
         cost.prefill_s = time.perf_counter() - cost.started_s
-
-    def _keep(self, n_keep: int) -> int:
-        """Cut the KV cache to `n_keep` tokens; a model that cannot forget a part forgets everything."""
-        if not bindings.kv_truncate(self._model.context, n_keep):
-            bindings.kv_clear(self._model.context)
-            n_keep = 0
-        self._prefix.truncate(n_keep)
-        return n_keep
-
-    def _feed(self, request_id: int, tokens: Sequence[int], *, logits: bool) -> None:
-        """Decode `tokens` behind what is cached. Raise `_Cancelled`, with the cache consistent."""
-        while True:
-            if self._is_cancelled(request_id):
-                raise _Cancelled
-            n_past = len(self._prefix.tokens)
-            match self._model.batch.decode(self._model.context, tokens, n_past=n_past, logits=logits):
-                case "ok":
-                    self._prefix.tokens.extend(tokens)
-                    return
-                case "aborted":
-                    # Either this request was cancelled, or a cancel arrived just after its own request.
-                    self._model.abort.clear()
-                    known, rendered = list(self._prefix.tokens), self._prefix.rendered
-                    if self._keep(n_past) < n_past:
-                        self._feed_again(request_id, known)
-                        self._prefix.rendered = rendered
-                case "no_slot":
-                    raise ContextOverflow(
-                        f"The context of {self._model.n_ctx} tokens is full.",
-                        hint=self._more_room(),
-                    )
-
-    def _feed_again(self, request_id: int, tokens: Sequence[int]) -> None:
-        """Compute what a model that cannot forget a part had to forget as a whole."""
-        step = self._model.n_batch
-        for start in range(0, len(tokens), step):
-            self._feed(request_id, tokens[start : start + step], logits=False)
-
-    def _more_room(self) -> str:
-        n_ctx, most = self._model.n_ctx, self._model.n_ctx_train
-        return (
-            f"Start a new chat, or use a larger --ctx, up to {most}." if n_ctx < most else "Start a new chat."
-        )
-
-    def _recover(self) -> None:
-        bindings.kv_clear(self._model.context)
-        self._prefix.clear()
 
     # Decode ----------------------------------------------------------------------------------------------
 
@@ -186,7 +133,7 @@ class DecodeLoop:
                     return "stop"
                 if cost.n_decoded == request.max_tokens or n_ctx_used >= self._model.n_ctx:
                     return "length"
-                self._feed(request.id, (token,), logits=True)
+                self._sequence.feed(request.id, (token,), n_logits=1)
                 self._prefix.rendered += piece
 
     def _sample(self, chain: SamplerHandle, cost: _Progress) -> int:

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from edgeapp.engine import bindings
 from edgeapp.engine.bindings import AbortFlag, Batch, ContextHandle, ContextOptions, ModelOptions, VocabHandle
 from edgeapp.engine.templates import MARK, ChatTemplate
 from edgeapp.errors import UnsupportedModel
 from edgeapp.protocol import Load, LoadPhase, Message
+
+if TYPE_CHECKING:
+    from edgeapp.engine.collector import Collector
 
 OnProgress = Callable[[LoadPhase, float], None]
 
@@ -71,6 +75,9 @@ class LoadedModel:
     n_ctx_train: int
     n_batch: int
     n_threads: int
+    n_outputs: int
+    """For how many tokens of one decode logits can be asked."""
+    collector: Collector | None
     desc: str
 
     def prompt(self, messages: Sequence[Message]) -> str:
@@ -99,7 +106,14 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
             )
         on_progress("context", 0.0)
         abort = AbortFlag()
-        context = bindings.new_context(handle, _context_options(request), abort)
+        collector = _collector() if request.collect else None
+        context = bindings.new_context(
+            handle,
+            _context_options(request),
+            # An aborted micro-batch would have been added up in part.
+            abort=None if collector else abort,
+            watch=collector.callback if collector else None,
+        )
         stack.callback(bindings.free_context, context)
         batch = Batch(request.n_ubatch)
         stack.callback(batch.free)
@@ -118,6 +132,8 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
             n_ctx_train=bindings.model_n_ctx_train(handle),
             n_batch=bindings.context_n_batch(context),
             n_threads=request.n_threads,
+            n_outputs=_n_outputs(request),
+            collector=collector,
             desc=bindings.model_desc(handle),
         )
         on_progress("warmup", 0.0)
@@ -127,14 +143,31 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
 
 def _context_options(request: Load) -> ContextOptions:
     return ContextOptions(
-        n_ctx=request.n_ctx, n_batch=request.n_ubatch, n_ubatch=request.n_ubatch, n_threads=request.n_threads
+        n_ctx=request.n_ctx,
+        n_batch=request.n_ubatch,
+        n_ubatch=request.n_ubatch,
+        n_threads=request.n_threads,
+        n_outputs=_n_outputs(request),
+        kv_type=request.kv_type,
     )
+
+
+def _n_outputs(request: Load) -> int:
+    """Every token needs logits where activations are collected, or the last layer would skip it."""
+    return request.n_ubatch if request.collect else min(request.n_outputs, request.n_ubatch)
+
+
+def _collector() -> Collector:
+    # numpy is a tenth of a second that a chat does not need.
+    from edgeapp.engine.collector import Collector
+
+    return Collector()
 
 
 def _warm_up(model: LoadedModel) -> None:
     """Decode one token and forget it: pages the weights in and proves that the model computes."""
     first = model.vocab.facts.bos if model.vocab.facts.bos is not None else 0
-    model.batch.decode(model.context, [first], n_past=0, logits=True)
+    model.batch.decode(model.context, [first], n_past=0, n_logits=1)
     bindings.kv_clear(model.context)
 
 

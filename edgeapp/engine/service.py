@@ -18,10 +18,14 @@ import msgspec
 from edgeapp import protocol
 from edgeapp.engine import bindings, model
 from edgeapp.engine.loop import DecodeLoop
+from edgeapp.engine.measurement import Measurement
+from edgeapp.engine.sequence import CachedSequence
 from edgeapp.errors import EdgeappError, EngineError
 from edgeapp.protocol import (
     AnyRequest,
     Cancel,
+    Collect,
+    Evaluate,
     Event,
     Failed,
     Generate,
@@ -35,6 +39,7 @@ from edgeapp.protocol import (
     Shutdown,
     Tokenize,
     Tokens,
+    WriteImatrix,
 )
 
 
@@ -66,6 +71,7 @@ class Service:
         self._ending = threading.Event()
         self._model: model.LoadedModel | None = None
         self._loop: DecodeLoop | None = None
+        self._measurement: Measurement | None = None
         self._write_lock = threading.Lock()
 
     def emit(self, event: Event) -> None:
@@ -119,9 +125,13 @@ class Service:
                     self.emit(
                         Failed(id=request.id, code=problem.code, message=problem.message, hint=problem.hint)
                     )
-            self._model = self._loop = None
+            self._model = self._loop = self._measurement = None
 
-    def _serve_one(self, request: Load | Generate | Tokenize | Cancel, stack: ExitStack) -> None:
+    def _serve_one(
+        self,
+        request: Load | Generate | Tokenize | Evaluate | Collect | WriteImatrix | Cancel,
+        stack: ExitStack,
+    ) -> None:
         match request:
             case Load():
                 self._load(request, stack)
@@ -132,6 +142,8 @@ class Service:
                     request.text, add_special=request.add_special, parse_special=request.parse_special
                 )
                 self.emit(Tokens(id=request.id, ids=tuple(ids)))
+            case Evaluate() | Collect() | WriteImatrix():
+                self._measure(request)
             case Cancel():
                 pass  # the reader thread has dealt with it
             case _:
@@ -148,7 +160,9 @@ class Service:
         loaded = stack.enter_context(model.load(request, on_progress))
         load_s = time.perf_counter() - started_s
         self._model = loaded
-        self._loop = DecodeLoop(loaded, load_s=load_s, emit=self.emit, is_cancelled=self._is_cancelled)
+        sequence = CachedSequence(loaded, is_cancelled=self._is_cancelled)
+        self._loop = DecodeLoop(loaded, sequence, load_s=load_s, emit=self.emit)
+        self._measurement = Measurement(loaded, sequence, emit=self.emit)
         if loaded.template.warning:
             self.emit(
                 Notice(
@@ -165,6 +179,7 @@ class Service:
                 n_ctx=loaded.n_ctx,
                 n_ctx_train=loaded.n_ctx_train,
                 n_vocab=loaded.vocab.facts.n_tokens,
+                bos=loaded.vocab.facts.bos if loaded.vocab.facts.add_bos else None,
                 n_threads=loaded.n_threads,
                 template=loaded.template.origin,
                 load_s=load_s,
@@ -180,6 +195,28 @@ class Service:
         finally:
             self._cancelled.discard(request.id)
         self.emit(_memory(request.id))
+        self.emit(done)
+
+    def _measure(self, request: Evaluate | Collect | WriteImatrix) -> None:
+        self._loaded()
+        assert self._measurement is not None  # noqa: S101 - set together with the model
+        try:
+            match request:
+                case Evaluate():
+                    done: Event = self._measurement.evaluate(request)
+                case Collect():
+                    done = self._measurement.collect(request)
+                case WriteImatrix():
+                    done = self._measurement.write_imatrix(request)
+                case _:
+                    assert_never(request)
+        except OSError as problem:
+            raise EngineError(
+                f"A file of the measurement cannot be written: {problem.strerror or problem}.",
+                hint="The disk may be full.",
+            ) from problem
+        finally:
+            self._cancelled.discard(request.id)
         self.emit(done)
 
     def _loaded(self) -> model.LoadedModel:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _F16_BYTES = 2
 _LAYER = re.compile(r"blk\.(\d{1,6})\.")
 _SAMPLING = "general.sampling."
+_CONVERSION = "edgeapp."
 _CHAT_TEMPLATE = "tokenizer.chat_template"
 _SOURCE_KEYS = (
     "general.source.repo_url",
@@ -94,6 +95,8 @@ class GgufInfo:
     chat_template_sha256: str
     sampling: tuple[tuple[str, int | float | str], ...]
     """Defaults that the file recommends (`general.sampling.*`), names as in llama.cpp."""
+    conversion: tuple[tuple[str, int | float | str], ...]
+    """What edgeapp wrote about the conversion and its measured loss (`edgeapp.*`); empty for other files."""
     quantization: str
     """What the file calls itself, like "Q4_1 mostly"; `tensor_types` says what is true."""
     tensor_types: tuple[TensorTypeShare, ...]
@@ -172,7 +175,8 @@ def _assemble(
         tokenizer_pre=vocabulary.pre,
         has_chat_template=bool(template),
         chat_template_sha256=hashlib.sha256(template).hexdigest() if template else "",
-        sampling=_sampling(header),
+        sampling=_under(header, _SAMPLING),
+        conversion=_under(header, _CONVERSION),
         quantization=_quantization(header),
         tensor_types=_tensor_types(tensors),
         file_bytes=sum(part.file_bytes for part in parts),
@@ -242,10 +246,11 @@ def _quantization(header: Header) -> str:
     return name if name == "F32" else f"{name} mostly"
 
 
-def _sampling(header: Header) -> tuple[tuple[str, int | float | str], ...]:
+def _under(header: Header, prefix: str) -> tuple[tuple[str, int | float | str], ...]:
+    """Return the texts and finite numbers whose keys begin with `prefix`, without it."""
     found: list[tuple[str, int | float | str]] = []
     for key, value in header.values.items():
-        name = key.removeprefix(_SAMPLING)
+        name = key.removeprefix(prefix)
         if name == key or (isinstance(value, Span) and value.is_array):
             continue
         if isinstance(value, Span):

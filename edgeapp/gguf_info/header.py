@@ -89,7 +89,11 @@ class Header:
     file_bytes: int
     gguf_version: int
     alignment_bytes: int
+    data_offset_bytes: int
+    """Where the tensors begin; their own offsets count from there."""
     values: Mapping[str, int | float | bool | Span]
+    type_ids: Mapping[str, int]
+    """`enum gguf_type` of each value, for whoever copies them."""
     tensors: tuple[Tensor, ...]
     raw: bytearray
 

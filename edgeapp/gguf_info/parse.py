@@ -45,7 +45,7 @@ def parse_header(fd: int, *, path: Path, file_bytes: int) -> Header:
     version = _read_version(reader)
     n_tensors = _read_count(reader, what="tensors", limit=MAX_TENSORS)
     n_keys = _read_count(reader, what="keys", limit=MAX_KEYS)
-    values = _read_values(reader, n_keys)
+    values, type_ids = _read_values(reader, n_keys)
     alignment_bytes = _alignment(reader, values)
     tensors = tuple(_read_tensor(reader, index) for index in range(n_tensors))
     _check_layout(reader, tensors, alignment_bytes)
@@ -55,7 +55,9 @@ def parse_header(fd: int, *, path: Path, file_bytes: int) -> Header:
         file_bytes=file_bytes,
         gguf_version=version,
         alignment_bytes=alignment_bytes,
+        data_offset_bytes=_padded(reader.position, alignment_bytes),
         values=values,
+        type_ids=type_ids,
         tensors=tensors,
         raw=reader.data,
     )
@@ -97,8 +99,11 @@ def _read_count(reader: HeaderReader, *, what: str, limit: int) -> int:
     return count
 
 
-def _read_values(reader: HeaderReader, n_keys: int) -> dict[str, int | float | bool | Span]:
+def _read_values(
+    reader: HeaderReader, n_keys: int
+) -> tuple[dict[str, int | float | bool | Span], dict[str, int]]:
     values: dict[str, int | float | bool | Span] = {}
+    type_ids: dict[str, int] = {}
     for index in range(n_keys):
         key = reader.string(max_bytes=MAX_KEY_BYTES, what=f"the name of key {index}").decode(
             "utf-8", "backslashreplace"
@@ -110,12 +115,12 @@ def _read_values(reader: HeaderReader, n_keys: int) -> dict[str, int | float | b
                 f"{reader.shown}: the key {clean_line(key)} appears twice.",
                 hint=DAMAGED,
             )
-        values[key] = _read_value(reader, key)
-    return values
+        type_ids[key] = reader.u32()
+        values[key] = _read_value(reader, key, type_ids[key])
+    return values, type_ids
 
 
-def _read_value(reader: HeaderReader, key: str) -> int | float | bool | Span:
-    type_id = reader.u32()
+def _read_value(reader: HeaderReader, key: str, type_id: int) -> int | float | bool | Span:
     if type_id == ARRAY_TYPE:
         return _read_array(reader, key)
     if type_id == STRING_TYPE:

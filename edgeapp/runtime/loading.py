@@ -6,6 +6,9 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeapp.gguf_info import read_gguf_info
+from edgeapp.hardware import read_gpus, read_host
+from edgeapp.placement.plan import plan
 from edgeapp.protocol import Load
 
 if TYPE_CHECKING:
@@ -23,6 +26,17 @@ def load_request(plan: PlacementPlan, path: Path) -> Load:
         cpu_experts=plan.cpu_experts,
         use_mmap=plan.use_mmap,
     )
+
+
+def planned_load(path: Path, *, n_ctx: int, n_threads: int = 0) -> Load:
+    """Return how the model at `path` is loaded on this machine as it is now; 0 threads is the default.
+
+    The context is never longer than the trained one. Raise `ModelError` or `NotEnoughMemory`.
+    """
+    info = read_gguf_info(path)
+    gpus = read_gpus().gpus if engine_has_cuda() else ()
+    n_ctx = min(n_ctx, info.n_ctx_train or n_ctx)
+    return load_request(plan(info, read_host(), gpus, ctx=n_ctx, threads=n_threads), info.path)
 
 
 def engine_has_cuda() -> bool:

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 
@@ -18,8 +18,10 @@ from edgeapp.errors import EdgeappError, EngineCrashed, EngineHung, LoadFailed, 
 from edgeapp.protocol import (
     AnyEvent,
     Cancel,
+    Collected,
     Delta,
     Done,
+    Evaluated,
     Failed,
     Generate,
     Heartbeat,
@@ -55,6 +57,8 @@ BACKOFF_S = (0.0, 0.5, 2.0, 8.0, 30.0)
 HANG_TIMEOUT_S = 180.0
 """Silence after which a busy worker counts as hung: a micro-batch of a large model can take a minute."""
 
+AnswerT = TypeVar("AnswerT", Tokens, Evaluated, Collected)
+
 
 class WorkerClient:
     """`EngineClient` over a worker process. `load` tells which model, context and threads."""
@@ -85,16 +89,32 @@ class WorkerClient:
 
     async def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` has, control strings taken as text. Raise `EdgeappError`."""
+        return len(await self.tokenize(text))
+
+    async def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = False
+    ) -> tuple[int, ...]:
+        """Return the tokens of `text`. Raise `EdgeappError`.
+
+        `add_special` adds BOS and EOS where the vocabulary wants them, `parse_special` turns control strings
+        into their tokens.
+        """
+        request = Tokenize(id=0, text=text, add_special=add_special, parse_special=parse_special)
+        return (await self.ask(request, Tokens)).ids
+
+    async def ask(self, request: Request, answer: type[AnswerT]) -> AnswerT:
+        """Send `request` under an id of its own and return the `answer` that ends it. Raise `EdgeappError`.
+
+        When the caller is cancelled, so is the request.
+        """
         await self.load()
         async with _Exchange(self) as exchange:
-            exchange.send(Tokenize(id=exchange.id, text=text))
-            match await exchange.receive():
-                case Tokens(ids=ids):
-                    return len(ids)
-                case Failed() as failed:
-                    raise from_code(failed.code, failed.message, failed.hint)
-                case other:
-                    raise EngineCrashed(f"The engine gave an unexpected answer: {type(other).__name__}.")
+            exchange.send(msgspec.structs.replace(request, id=exchange.id))
+            try:
+                return await _ending(exchange, answer)
+            except asyncio.CancelledError:
+                exchange.send(Cancel(id=next(self._ids), target=exchange.id))
+                raise
 
     async def aclose(self) -> None:
         self._closed = True
@@ -214,6 +234,19 @@ class WorkerClient:
         self._crashes = 0
 
 
+async def _ending(exchange: _Exchange, answer: type[AnswerT]) -> AnswerT:
+    while True:
+        match await exchange.receive():
+            case Progress() | Heartbeat():
+                continue
+            case Failed() as failed:
+                raise from_code(failed.code, _cleaned(failed).message, _cleaned(failed).hint)
+            case event if isinstance(event, answer):
+                return event
+            case other:
+                raise EngineCrashed(f"The engine gave an unexpected answer: {type(other).__name__}.")
+
+
 def _retrieve(task: asyncio.Task[Loaded]) -> None:
     """Mark a background restart's failure as seen; whoever asks next gets it again from a new try."""
     if not task.cancelled():
@@ -316,10 +349,10 @@ class _WorkerGeneration:
                     case Done() | Failed():
                         ended = True
                         self._client._answered()  # noqa: SLF001
-                        yield _cleaned(event)
+                        yield event if isinstance(event, Done) else _cleaned(event)
                     case Memory():
                         self._client._tell(event)  # noqa: SLF001
-                    case Hello() | Loaded() | Notice() | Heartbeat() | Tokens():
+                    case Hello() | Loaded() | Notice() | Heartbeat() | Tokens() | Evaluated() | Collected():
                         pass
         except EdgeappError:
             ended = True
@@ -344,9 +377,7 @@ class _WorkerGeneration:
         exchange.send(Cancel(id=next(self._client._ids), target=exchange.id))  # noqa: SLF001
 
 
-def _cleaned(event: Done | Failed) -> Done | Failed:
-    if isinstance(event, Done):
-        return event
+def _cleaned(event: Failed) -> Failed:
     return msgspec.structs.replace(
         event, message=clean_line(event.message, max_chars=500), hint=clean_line(event.hint, max_chars=500)
     )

@@ -128,9 +128,9 @@ def test_control_c_stops_an_answer_and_leaves_the_engine_alone(chat: Terminal) -
     assert worker.status() != psutil.STATUS_ZOMBIE
 
 
-def test_the_demo_says_what_it_is() -> None:
-    terminal = Terminal("run")
+def test_a_model_of_the_catalog_says_what_it_is() -> None:
+    terminal = Terminal("run", "smollm2-135m")
     try:
-        terminal.wait_for("The embedded demo")
+        terminal.wait_for("The dense model that the demo is made of")
     finally:
         terminal.close()

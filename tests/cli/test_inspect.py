@@ -72,7 +72,7 @@ def test_the_table_says_what_a_moe_is(tiny: Path) -> None:
 
 
 def test_the_table_says_what_a_dense_model_is() -> None:
-    rows = table("demo")
+    rows = table("smollm2-135m")
     assert rows["experts"] == "dense"
     assert rows["parameters"] == "135 M"
     assert rows["tensor types"].startswith("Q4_1 68.7%, Q8_0 31.1%, F32 0.1%")
@@ -87,8 +87,8 @@ def test_json_carries_the_contract_and_the_type_mix(tiny: Path) -> None:
     assert facts["parts"] == [facts["path"]] == [str(tiny)]
 
 
-def test_the_demo_is_the_file_of_its_package() -> None:
-    facts = json.loads(run("demo", "--json"))
+def test_the_dense_demo_is_the_file_of_its_package() -> None:
+    facts = json.loads(run("smollm2-135m", "--json"))
     assert Path(facts["path"]).samefile(demo_model_path())
     assert facts["file_bytes"] == demo_model_path().stat().st_size
 

@@ -48,7 +48,7 @@ def test_the_list_has_catalog_and_store_with_size_licence_and_state() -> None:
     add()
     for output in (invoke().output, invoke("list").output):
         lines = {line.split()[0]: line for line in output.splitlines()}
-        assert lines["demo"].split()[1:] == ["98.4", "MB", "Apache-2.0", "installed"]
+        assert lines["smollm2-135m"].split()[1:] == ["98.4", "MB", "Apache-2.0", "installed"]
         assert lines["gpt-oss-20b"].endswith("in the catalog")
         assert lines["org/repo:Q8_0"].split()[-2:] == ["mit", "installed"]
 
@@ -91,8 +91,8 @@ def test_a_licence_from_the_hub_cannot_send_control_characters_to_the_terminal()
     assert "\x1b" not in invoke("show", "org/repo").output
 
 
-def test_pull_of_the_demo_says_that_it_is_here() -> None:
-    assert "nothing to download" in invoke("pull", "demo").output
+def test_pull_of_the_dense_demo_says_that_it_is_here() -> None:
+    assert "nothing to download" in invoke("pull", "smollm2-135m").output
 
 
 def test_rm_with_yes_removes_the_model_and_says_what_is_free() -> None:
@@ -109,9 +109,15 @@ def test_rm_without_a_terminal_needs_yes() -> None:
     assert model.path.exists()
 
 
-def test_rm_refuses_the_demo_with_a_sentence() -> None:
+def test_rm_refuses_the_dense_demo_with_a_sentence() -> None:
     with pytest.raises(UsageError, match="comes with a Python package"):
-        invoke("rm", "demo", "--yes")
+        invoke("rm", "smollm2-135m", "--yes")
+
+
+def test_rm_removes_the_demo_that_was_made_here() -> None:
+    made = add(store.local_repo("demo"), "moe4")
+    assert "are free again" in invoke("rm", "demo", "--yes").output
+    assert not made.folder.exists()
 
 
 def test_rm_refuses_a_file_of_the_user(tmp_path: Path) -> None:
@@ -131,7 +137,7 @@ def test_rm_does_not_guess_between_two_quants() -> None:
 
 
 def test_rm_of_what_was_never_downloaded_is_an_error() -> None:
-    with pytest.raises(ModelNotFound, match="has not been downloaded"):
+    with pytest.raises(ModelNotFound, match="is not in the store"):
         invoke("rm", "gpt-oss-20b", "--yes")
 
 

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+DENSE_DEMO = "smollm2-135m"
+
+
 def test_a_prompt_is_answered_as_plain_text() -> None:
-    done = edgeapp("run", "-p", "Say hello.", "--temp", "0", "--max-tokens", "12")
+    done = edgeapp("run", DENSE_DEMO, "-p", "Say hello.", "--temp", "0", "--max-tokens", "12")
     assert done.returncode == 0
     assert done.stdout.strip()
     assert "\x1b" not in done.stdout
@@ -26,7 +29,7 @@ def test_a_prompt_is_answered_as_plain_text() -> None:
 
 
 def test_json_prints_one_object_with_the_documented_keys() -> None:
-    done = edgeapp("run", "-p", "Say hello.", "--temp", "0", "--max-tokens", "12", "--json")
+    done = edgeapp("run", DENSE_DEMO, "-p", "Say hello.", "--temp", "0", "--max-tokens", "12", "--json")
     result = json.loads(done.stdout)
     assert {"text", "finish_reason", "usage", "timings", "model"} <= set(result)
     assert set(result["usage"]) == {"prompt_tokens", "completion_tokens", "cached_tokens"}
@@ -72,13 +75,13 @@ def test_a_system_prompt_reaches_the_model(tiny_moe: Path) -> None:
     [
         (("run", "missing.gguf", "-p", "x"), 1, "missing.gguf"),
         (("run", "no-such-name", "-p", "x"), 1, "no-such-name"),
-        (("run", "-p", "x", "--temp", "-1"), 2, "temp"),
-        (("run", "-p", "x", "--top-p", "0"), 2, "top_p"),
-        (("run", "-p", "x", "--ctx", "10"), 2, "ctx"),
-        (("run", "-p", "x", "--ctx", "1000000"), 2, "1000000"),
-        (("run", "-p", "x", "--max-tokens", "many"), 2, "many"),
+        (("run", DENSE_DEMO, "-p", "x", "--temp", "-1"), 2, "temp"),
+        (("run", DENSE_DEMO, "-p", "x", "--top-p", "0"), 2, "top_p"),
+        (("run", DENSE_DEMO, "-p", "x", "--ctx", "10"), 2, "ctx"),
+        (("run", DENSE_DEMO, "-p", "x", "--ctx", "1000000"), 2, "1000000"),
+        (("run", DENSE_DEMO, "-p", "x", "--max-tokens", "many"), 2, "many"),
         (("run", "--no-such-option"), 2, "no-such-option"),
-        (("run",), 2, "prompt"),
+        (("run", DENSE_DEMO), 2, "prompt"),
     ],
 )
 def test_bad_input_is_one_sentence_and_an_exit_code(

@@ -175,7 +175,7 @@ def test_the_installed_command_answers_from_the_root_folder(
 ) -> None:
     options = ["-p", "Name three colours.", "--temp", "0", "--max-tokens", "8", "--json"]
 
-    answer = json.loads(from_root(environment, installed / "edgeapp", "run", *options))
+    answer = json.loads(from_root(environment, installed / "edgeapp", "run", "smollm2-135m", *options))
 
     assert answer["text"].strip()
     assert answer["finish_reason"] in ("stop", "length")

@@ -1,0 +1,55 @@
+"""Gemma-3 in small, text only: norms around zero, sliding windows, two rotary bases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "query_pre_attn_scalar": 64,
+    "sliding_window": 8,
+    "sliding_window_pattern": 6,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+}
+_DTYPE = "BF16"
+
+
+def tensors() -> list[tuple[str, tuple[int, ...], str]]:
+    whole: list[tuple[str, tuple[int, ...], str]] = [
+        ("model.embed_tokens.weight", (512, 128), _DTYPE),
+        ("model.norm.weight", (128,), _DTYPE),
+    ]
+    for layer in range(6):
+        whole += [(f"model.layers.{layer}.{name}", shape, _DTYPE) for name, shape in _layer()]
+    return whole
+
+
+def _layer() -> list[tuple[str, tuple[int, ...]]]:
+    return [
+        ("input_layernorm.weight", (128,)),
+        ("post_attention_layernorm.weight", (128,)),
+        ("pre_feedforward_layernorm.weight", (128,)),
+        ("post_feedforward_layernorm.weight", (128,)),
+        ("self_attn.q_proj.weight", (256, 128)),
+        ("self_attn.k_proj.weight", (128, 128)),
+        ("self_attn.v_proj.weight", (128, 128)),
+        ("self_attn.o_proj.weight", (128, 256)),
+        ("self_attn.q_norm.weight", (64,)),
+        ("self_attn.k_norm.weight", (64,)),
+        ("mlp.gate_proj.weight", (256, 128)),
+        ("mlp.up_proj.weight", (256, 128)),
+        ("mlp.down_proj.weight", (128, 256)),
+    ]

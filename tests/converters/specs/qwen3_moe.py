@@ -1,0 +1,56 @@
+"""Qwen3-MoE in small: norms of query and key, heads wider than the width shared, rows of 256."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "moe_intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+}
+_DTYPE = "BF16"
+
+
+def tensors() -> list[tuple[str, tuple[int, ...], str]]:
+    whole: list[tuple[str, tuple[int, ...], str]] = [
+        ("model.embed_tokens.weight", (512, 256), _DTYPE),
+        ("model.norm.weight", (256,), _DTYPE),
+        ("lm_head.weight", (512, 256), _DTYPE),
+    ]
+    for layer in range(2):
+        whole += [(f"model.layers.{layer}.{name}", shape, _DTYPE) for name, shape in _layer()]
+    return whole
+
+
+def _layer() -> list[tuple[str, tuple[int, ...]]]:
+    return [
+        ("input_layernorm.weight", (256,)),
+        ("post_attention_layernorm.weight", (256,)),
+        ("self_attn.q_proj.weight", (512, 256)),
+        ("self_attn.k_proj.weight", (256, 256)),
+        ("self_attn.v_proj.weight", (256, 256)),
+        ("self_attn.o_proj.weight", (256, 512)),
+        ("self_attn.q_norm.weight", (128,)),
+        ("self_attn.k_norm.weight", (128,)),
+        ("mlp.gate.weight", (8, 256)),
+        *((f"mlp.experts.{e}.gate_proj.weight", (256, 256)) for e in range(8)),
+        *((f"mlp.experts.{e}.up_proj.weight", (256, 256)) for e in range(8)),
+        *((f"mlp.experts.{e}.down_proj.weight", (256, 256)) for e in range(8)),
+    ]
