@@ -154,7 +154,7 @@ def _convert(
         try:
             status = _followed(process, converting, expected_bytes, report=report)
         finally:
-            pass
+            process.kill()
             process.wait()
     if status != 0 or not converting.is_file():
         raise _failure(status, log_file)
