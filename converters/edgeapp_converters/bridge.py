@@ -55,7 +55,8 @@ def open_bridged(
     """
     checkpoint = open_folder(folder)
     try:
-        workplace = Workplace(f"{checkpoint.source.fingerprint} {engine_version()} {pre}")
+        known = (checkpoint.name, checkpoint.source.fingerprint, engine_version(), pre)
+        workplace = Workplace(repr(known))
         try:
             opened = open_gguf(
                 run_bridge(checkpoint, workplace.folder, pre=pre, offline=offline, report=report)

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from edgeapp import paths
@@ -16,28 +17,68 @@ from edgeapp.errors import ConversionFailed
 from edgeapp_converters.bridge_environment import bridge_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from edgeapp_converters.shards import LocalSource
     from edgeapp_converters.source import TensorSource
 
 
 class Workplace:
-    """A folder of the cache for one checkpoint and one process at a time."""
+    """A folder of the cache for one checkpoint and one process at a time.
+
+    Making one removes those that nobody works in any more: what a killed process left.
+    """
 
     def __init__(self, identity: str) -> None:
+        """Raise `ConversionFailed` while another process has the one for the same `identity`."""
         key = hashlib.sha256(identity.encode()).hexdigest()
-        self.folder = paths.make_private(bridge_folder() / f"checkpoint-{key[:32]}")
-        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as problem:
-            os.close(self._lock)
-            raise ConversionFailed(
-                "Another process is converting this checkpoint.", hint="Wait for it to end."
-            ) from problem
+        self.folder = bridge_folder() / f"checkpoint-{key[:32]}"
+        with _alone():
+            paths.make_private(self.folder)
+            lock = _locked(self.folder)
+            if lock is None:
+                raise ConversionFailed(
+                    "Another process is converting this checkpoint.", hint="Wait for it to end."
+                )
+            self._lock = lock
+            for other in bridge_folder().glob("checkpoint-*"):
+                if other != self.folder:
+                    _remove_abandoned(other)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other processes from making or removing workplaces for a moment."""
+    descriptor = os.open(paths.make_private(bridge_folder()), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(folder: Path) -> int | None:
+    """Return a descriptor that keeps `folder` locked, or None when somebody works in it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_abandoned(folder: Path) -> None:
+    with suppress(FileNotFoundError):  # its process has just removed it
+        lock = _locked(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
 
 
 class BridgedSource:

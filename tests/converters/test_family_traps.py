@@ -120,6 +120,12 @@ def test_glm_rotates_half_a_head_where_config_json_does_not_say() -> None:
     assert plan.metadata["glm4moe.rope.dimension_count"].value == 32
 
 
+@pytest.mark.parametrize("share", [0, 1.5])
+def test_a_rotated_share_that_is_no_share_is_refused(share: float) -> None:
+    with pytest.raises(InvalidCheckpoint, match="partial_rotary_factor"):
+        _plan(glm4_moe.CONFIG, glm4_moe.tensors(), partial_rotary_factor=share)
+
+
 def test_gpt_oss_with_other_windows_than_every_second_is_refused() -> None:
     kinds = ["full_attention", "sliding_attention"]
 
