@@ -54,6 +54,9 @@ class Load(Request, frozen=True, kw_only=True, tag="load"):
     cpu_experts: bool = False
     """Keep routed experts in host memory although their layer is on the GPU."""
     use_mmap: bool = True
+    repack: bool = True
+    """Copy weights into the layout that the CPU computes fastest with, which takes their size in private
+    memory. False leaves them in the mapped file."""
     kv_type: Literal["f16", "f32"] = "f16"
     """Type of keys and values in the KV cache. F32 is for comparing logits: some routers flip with F16. It
     turns flash attention off, which computes in F16 on the CPU."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edgeapp.errors import ConversionFailed, EdgeappError, NotEnoughMemory
 from edgeapp.protocol import Done, Failed, Message, Sampling
 from edgeapp.runtime.client import GenerationRequest
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from edgeapp_converters.events import Report
 
 _N_CTX = 512
+_N_UBATCH = 64  # small compute buffers
 _STEPS = 3
 
 
@@ -31,11 +34,12 @@ async def check_loads(path: Path, *, folder: Path | None, n_threads: int, report
     answer. A machine with too little memory to load it is told so in a `Warned` event.
     """
     try:
-        load = planned_load(path, n_ctx=_N_CTX, n_threads=n_threads)
+        planned = planned_load(path, n_ctx=_N_CTX, n_threads=n_threads)
     except NotEnoughMemory as problem:
         report(Warned(message=f"The file was not tried: {problem.message}", hint=problem.hint))
         return
-    client = WorkerClient(load)
+    # Weights stay in the mapped file: a copy in private memory would be as large as the model.
+    client = WorkerClient(msgspec.structs.replace(planned, repack=False, n_ubatch=_N_UBATCH))
     try:
         await _use(client, folder=folder, report=report)
     except ConversionFailed:

@@ -187,6 +187,7 @@ class ModelOptions:
     n_gpu_layers: int
     cpu_experts: bool
     use_mmap: bool
+    repack: bool = True
 
 
 def load_model(path: str, options: ModelOptions, on_progress: Callable[[float], bool]) -> ModelHandle:
@@ -197,6 +198,7 @@ def load_model(path: str, options: ModelOptions, on_progress: Callable[[float], 
     callback = _c.llama_progress_callback(lambda fraction, _user_data: on_progress(fraction))
     params = _c.llama_model_default_params()
     params.n_gpu_layers = options.n_gpu_layers
+    params.use_extra_bufts = options.repack
     params.load_mode = _c.LLAMA_LOAD_MODE_AUTO if options.use_mmap else _c.LLAMA_LOAD_MODE_NONE
     params.progress_callback = callback
     if options.cpu_experts:

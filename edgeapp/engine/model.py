@@ -95,7 +95,10 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
     """
     with ExitStack() as stack:
         options = ModelOptions(
-            n_gpu_layers=request.n_gpu_layers, cpu_experts=request.cpu_experts, use_mmap=request.use_mmap
+            n_gpu_layers=request.n_gpu_layers,
+            cpu_experts=request.cpu_experts,
+            use_mmap=request.use_mmap,
+            repack=request.repack,
         )
         handle = bindings.load_model(request.path, options, _percent_steps(on_progress))
         stack.callback(bindings.free_model, handle)

@@ -2,7 +2,7 @@
 
 For developers, after a change of a spec or of the engine's version:
 
-    EDGEAPP_ORACLE_PYTHON=… EDGEAPP_LLAMA_CPP=… python -m tests.converters.record [spec …]
+    EDGEAPP_BRIDGE_PYTHON=… EDGEAPP_LLAMA_CPP=… python -m tests.converters.record [spec …]
 
 The first names a Python with torch and transformers, the second llama.cpp's sources. Everything else, CI
 included, compares with the files in `golden/` that this writes.
@@ -124,7 +124,7 @@ def _record_logits(folder: Path, name: str) -> str:
 
 
 def _oracle() -> str:
-    return os.environ["EDGEAPP_ORACLE_PYTHON"]
+    return os.environ["EDGEAPP_BRIDGE_PYTHON"]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 For developers, after a change of tokenizer_checkpoints.py or of the engine's version; see record.py:
 
-    EDGEAPP_ORACLE_PYTHON=… EDGEAPP_LLAMA_CPP=… python -m tests.converters.record_tokenizer
+    EDGEAPP_BRIDGE_PYTHON=… EDGEAPP_LLAMA_CPP=… python -m tests.converters.record_tokenizer
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def official(name: str, folder: Path) -> dict[str, list[Any]]:
     """Return the keys that the official converter writes for the checkpoint `name`."""
     write_tokenizer_checkpoint(folder, name)
     sources, target = os.environ["EDGEAPP_LLAMA_CPP"], folder / "vocabulary.gguf"
-    command = [os.environ["EDGEAPP_ORACLE_PYTHON"], "-c", _CONVERT, sources, PRE[name] or "", str(folder)]
+    command = [os.environ["EDGEAPP_BRIDGE_PYTHON"], "-c", _CONVERT, sources, PRE[name] or "", str(folder)]
     subprocess.run([*command, "--vocab-only", "--outfile", str(target)], check=True)
     fields = GGUFReader(target).fields
     keys = {key: field for key, field in fields.items() if key.startswith("tokenizer.")}

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from edgeapp_converters.events import ConversionEvent
     from edgeapp_converters.opening import OpenedModel
 
-ORACLE = os.environ.get("EDGEAPP_ORACLE_PYTHON")
+ORACLE = os.environ.get("EDGEAPP_BRIDGE_PYTHON")
 LLAMA_CPP = os.environ.get("EDGEAPP_LLAMA_CPP")
 
 
