@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from edgeapp_converters.events import ConversionEvent
     from edgeapp_converters.quality import QualityReport
 
-RECIPES = ("q8_0", "moe4", "moe4-small", "moe3", "q4_k_m", "iq4_xs")
+RECIPES = ("q8_0", "moe4", "moe4-small", "moe3")
+"""Those by llama.cpp's own rule are the peer's files, bit for bit."""
 PEERS = ("Q4_K_M", "IQ4_XS")
 WITH_TASK = ("q8_0", "moe4", "llama-quantize Q4_K_M")
 """The promise (98.7 % of the base's score kept) is measured for the floor, the default and the peer."""
@@ -66,7 +67,7 @@ class Bench:
         rows = [self._measured(recipe, self._make(recipe)) for recipe in RECIPES]
         rows += [self._measured(f"llama-quantize {kind}", self._peer(kind)) for kind in PEERS]
         self._collect()
-        for recipe in ("moe4", "moe4-small", "q4_k_m"):
+        for recipe in ("moe4", "moe4-small", "q4_k_m", "iq4_xs"):
             made = self._make(recipe, with_importance=True)
             rows.append(self._measured(f"{recipe} + imatrix", made))
         importance = ("--imatrix", str(self._importance))
@@ -75,7 +76,8 @@ class Bench:
         made = self._peer("Q4_K_M", *importance, "--token-embedding-type", "q8_0")
         rows.append(self._measured("  the same, embedding Q8_0", made))
         sizes = {row.name: row.n_bytes for row in rows}
-        for name in ("moe4-small + imatrix", "llama-quantize Q4_K_M + imatrix", "moe4 + imatrix"):
+        peers = ("llama-quantize Q4_K_M + imatrix", "iq4_xs + imatrix")
+        for name in (*peers, "moe4 + imatrix", "moe4-small + imatrix"):
             made = self._make("moe4", with_importance=True, budget_bytes=sizes[name])
             rows.append(self._measured(f"--fit at the size of {name}", made))
         return rows

@@ -127,7 +127,8 @@ def _nothing_to_convert(names: Collection[str], shown: str) -> UnsupportedCheckp
         )
     if any(name.endswith(".gguf") for name in names):
         return UnsupportedCheckpoint(
-            f"{shown} holds a GGUF, not a checkpoint.", hint="Give the .gguf file itself."
+            f"{shown} holds a GGUF, not a checkpoint.",
+            hint="Give the path of the .gguf file itself. `edgeapp run` takes a repository's GGUF as it is.",
         )
     return ModelNotFound(
         f"{shown} holds no safetensors.", hint="Give the folder with config.json and *.safetensors."

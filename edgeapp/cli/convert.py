@@ -124,6 +124,9 @@ def _run(source: str, choices: dict[str, Any], *, as_json: bool, offline: bool, 
         target = choices["output"] or Path(f"{opened.name}-{options.recipe_name}.gguf")
         _require_free(target, may_replace=choices["force"])
         result = convert(opened, target, options, report=report)
+    except KeyboardInterrupt:
+        click.echo("\nWhat is done is kept; the same command goes on from there.", err=True)
+        raise
     finally:
         opened.source.close()
     _print_result(opened, result, as_json=as_json)

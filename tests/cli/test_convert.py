@@ -150,7 +150,7 @@ def test_killed_anywhere_and_run_again_the_file_is_the_same(large_checkpoint: Pa
     assert sorted(path.name for path in tmp_path.glob("*.gguf*")) == ["killed.gguf", "whole.gguf"]
 
 
-def test_control_c_keeps_the_part_and_says_nothing_ugly(large_checkpoint: Path, tmp_path: Path) -> None:
+def test_control_c_keeps_the_part_and_says_how_to_go_on(large_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.gguf"
     with _start(large_checkpoint, out) as process:
         _wait_for(out.with_name("model.gguf.part"))
@@ -159,6 +159,7 @@ def test_control_c_keeps_the_part_and_says_nothing_ugly(large_checkpoint: Path, 
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"Traceback" not in errors
+    assert b"the same command goes on" in errors
     assert out.with_name("model.gguf.part").exists()
     assert not out.exists()
 

@@ -44,8 +44,12 @@ def visit(
     keep_shards: bool = True,
     offline: bool = False,
     read: bool = True,
+    release_unread: bool = False,
 ) -> Visit:
-    """Open `ref` in the environment and, with `read`, read all its tensors, shard by shard."""
+    """Open `ref` in the environment and, with `read`, read all its tensors, shard by shard.
+
+    With `release_unread` every shard is given back first, as a run does that goes on behind one.
+    """
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "EDGEAPP_HOME"):
         os.environ.pop(name, None)
     os.environ.update(environment)
@@ -53,6 +57,9 @@ def visit(
     tensors: dict[str, str] = {}
     try:
         checkpoint = open_hub(ref, offline=offline, keep_shards=keep_shards, report=events.append)
+        if release_unread:
+            for shard in checkpoint.source.shards:
+                checkpoint.source.release(shard)
         if read:
             _read_all(checkpoint, tensors)
     except EdgeappError as problem:

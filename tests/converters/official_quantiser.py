@@ -29,6 +29,7 @@ class Job:
     output: str
     file_type: int
     has_imatrix: bool = False
+    allow_requantize: bool = False
 
 
 def official_types(jobs: Sequence[Job]) -> tuple[dict[str, GGMLQuantizationType], ...]:
@@ -57,6 +58,7 @@ def _quantise(job: Job) -> int:
     entries[0] = llama_cpp.llama_model_imatrix_data(b"none", value, 1)
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = job.file_type, 1
+    params.allow_requantize = job.allow_requantize
     if job.has_imatrix:
         params.imatrix = ctypes.cast(entries, ctypes.POINTER(llama_cpp.llama_model_imatrix_data))
     return int(llama_cpp.llama_model_quantize(job.model.encode(), job.output.encode(), params))

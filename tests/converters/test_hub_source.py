@@ -164,6 +164,14 @@ def test_a_released_shard_is_deleted_unless_it_is_kept(visited: Visiting, home: 
     assert sorted(path.name for path in checkpoint_folder(home).glob("*.safetensors")) == list(SHARDS)
 
 
+def test_a_shard_that_was_never_fetched_can_be_released(visited: Visiting, home: Path) -> None:
+    visited(keep_shards=True)
+    found = visited(read=False, keep_shards=False, release_unread=True)
+    assert found.error == "", found.message
+    assert list(checkpoint_folder(home).glob("model-*")) == []
+    assert visited(keep_shards=False, release_unread=True).tensors == HASHES
+
+
 def test_progress_ends_with_all_bytes_of_each_shard(visited: Visiting, folder: Path) -> None:
     stages = visited().stages
     for shard in SHARDS:
@@ -285,6 +293,7 @@ def test_a_repository_of_pickles_or_ggufs_is_refused_with_the_reason(hub: Hub, v
     hub.repos[REPO].files = {"model-Q8_0.gguf": b"GGUF"}
     found = visited()
     assert (found.error, "holds a GGUF" in found.message) == ("UnsupportedCheckpoint", True)
+    assert "edgeapp run" in found.hint
 
 
 def test_a_quant_in_the_reference_is_a_usage_error(visited: Visiting) -> None:
