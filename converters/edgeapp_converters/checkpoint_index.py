@@ -119,6 +119,11 @@ def _nothing_to_convert(names: Collection[str], shown: str) -> UnsupportedCheckp
         return UnsupportedCheckpoint(
             f"{shown} holds an adapter, not a model.", hint="Convert the model that it belongs to."
         )
+    if any(name.startswith("consolidated") and name.endswith(_SUFFIX) for name in names):
+        return UnsupportedCheckpoint(
+            f"{shown} holds the weights in Mistral's own layout only.",
+            hint="Look for the repository with config.json and model*.safetensors beside consolidated*.",
+        )
     if any(name.endswith(_PICKLES) for name in names):
         return UnsupportedCheckpoint(
             f"{shown} holds pickled weights, and unpickling runs whatever code is in the file.",

@@ -419,6 +419,13 @@ def test_an_adapter_alone_is_refused(tmp_path: Path) -> None:
         open_folder(tmp_path)
 
 
+def test_weights_in_mistrals_own_layout_alone_are_not_called_missing(tmp_path: Path) -> None:
+    write_json(tmp_path / "params.json", {})
+    write_safetensors(tmp_path / "consolidated.safetensors", [A])
+    with pytest.raises(UnsupportedCheckpoint, match="Mistral's own layout only"):
+        open_folder(tmp_path)
+
+
 def test_a_folder_with_a_gguf_points_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(UnsupportedCheckpoint, match="holds a GGUF") as caught:
