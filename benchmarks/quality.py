@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks._engines import machine, n_threads, peer
 from edgeapp.cli.conversion_source import upcycled_checkpoint
+from edgeapp.gguf_info import read_gguf_info
 from edgeapp_converters import imatrix, retention, texts
 from edgeapp_converters.budget import Budget
 from edgeapp_converters.opening import open_model
@@ -39,6 +40,7 @@ WITH_TASK = ("q8_0", "moe4", "llama-quantize Q4_K_M")
 class Row:
     name: str
     n_bytes: int
+    tensor_bytes: int
     quality: QualityReport
 
 
@@ -75,7 +77,7 @@ class Bench:
         # How much of a difference is the embedding alone, which is also this model's output.
         made = self._peer("Q4_K_M", *importance, "--token-embedding-type", "q8_0")
         rows.append(self._measured("  the same, embedding Q8_0", made))
-        sizes = {row.name: row.n_bytes for row in rows}
+        sizes = {row.name: row.tensor_bytes for row in rows}
         peers = ("llama-quantize Q4_K_M + imatrix", "iq4_xs + imatrix")
         for name in (*peers, "moe4 + imatrix", "moe4-small + imatrix"):
             made = self._make("moe4", with_importance=True, budget_bytes=sizes[name])
@@ -139,7 +141,8 @@ class Bench:
                 report=_silent,
             )
         )
-        row = Row(name=name, n_bytes=made.stat().st_size, quality=quality)
+        info = read_gguf_info(made)
+        row = Row(name=name, n_bytes=info.file_bytes, tensor_bytes=info.tensor_bytes, quality=quality)
         print(f"  measured {name}: KLD {quality.kld_mean:.4f}", flush=True)
         return row
 
