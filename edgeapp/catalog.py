@@ -20,7 +20,7 @@ from edgeapp.errors import ConfigError, ModelNotFound
 from edgeapp.references import CatalogName, HubRef, LocalPath, Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from edgeapp.partfile import DownloadProgress
 
@@ -183,13 +183,11 @@ def find_local(parsed: LocalPath | HubRef | CatalogEntry) -> ResolvedModel | Non
         case CatalogEntry(source=source) if source.startswith(_PACKAGE):
             return _resolved_from_package(parsed)
         case CatalogEntry(source=source) if source.startswith(_UPCYCLED):
-            made = next((m for m in store.find(store.local_repo(parsed.name)) if m.has_all_files()), None)
-            return resolved_from_store(made, entry=parsed) if made else None
+            return _resolved_if_whole(store.find(store.local_repo(parsed.name)), entry=parsed)
         case _:
             ref = hub_ref_of(parsed)
             stored = store.find(ref.repo, quant=ref.quant, file=ref.file) if ref else ()
-            whole = next((model for model in stored if model.has_all_files()), None)
-            return resolved_from_store(whole, entry=_entry_for(parsed)) if whole else None
+            return _resolved_if_whole(stored, entry=_entry_for(parsed))
 
 
 def _require_local(parsed: LocalPath | HubRef | CatalogEntry) -> ResolvedModel:
@@ -232,6 +230,13 @@ def _resolved_from_package(entry: CatalogEntry) -> ResolvedModel | None:
         description=entry.description,
         sampling=entry.sampling,
     )
+
+
+def _resolved_if_whole(
+    stored: Iterable[store.StoredModel], *, entry: CatalogEntry | None
+) -> ResolvedModel | None:
+    whole = next((model for model in stored if model.has_all_files()), None)
+    return resolved_from_store(whole, entry=entry) if whole else None
 
 
 def resolved_from_store(stored: store.StoredModel, *, entry: CatalogEntry | None = None) -> ResolvedModel:

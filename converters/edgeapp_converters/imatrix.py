@@ -39,7 +39,7 @@ SHRINK_TOKENS = 64.0
 _MAX_DATASETS = 1000
 _F32 = np.dtype(np.float32)
 _SUMS, _COUNTS = ".in_sum2", ".counts"
-_HINT = "Make a new one: edgeapp convert MODEL --calibrate general, or llama-imatrix."
+_HINT = "Make a new one: edgeapp convert MODEL --calibrate prose, or llama-imatrix."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,8 +148,8 @@ class _Rule:
     def _down(self, name: str) -> GGMLQuantizationType:
         layer = self._i_down
         self._i_down += 1
-        if self._n_expert > 1 and (found := _LAYER.match(name)):
-            layer = int(found[1])
+        if self._n_expert > 1 and (named := layer_of(name)) is not None:
+            layer = named
         if self._file_type == F.MOSTLY_Q4_K_M and _gets_more_bits(layer, self._n_layer):
             return Q.Q6_K
         if self._file_type == F.MOSTLY_IQ4_XS and layer < self._n_layer // 8 and not self._has_imatrix:
@@ -161,9 +161,15 @@ def _gets_more_bits(layer: int, n_layer: int) -> bool:
     return layer < n_layer // 8 or layer >= 7 * n_layer // 8 or (layer - n_layer // 8) % 3 == 2  # noqa: PLR2004 - use_more_bits
 
 
+def layer_of(name: str) -> int | None:
+    """Return the layer that a tensor belongs to; None for those at the ends of the network."""
+    found = _LAYER.match(name)
+    return int(found[1]) if found else None
+
+
 def _loading_order(tensor: TensorPlan) -> tuple[int, str]:
-    found = _LAYER.match(tensor.name)
-    return (int(found[1]) if found else -1, tensor.name)
+    layer = layer_of(tensor.name)
+    return (-1 if layer is None else layer, tensor.name)
 
 
 def _is_embedding(name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgeapp_converters import imatrix as imatrix_file
 from edgeapp_converters.base_model import base_model, base_precision
 from edgeapp_converters.collect import collect_imatrix
+from edgeapp_converters.fit import fit_types
 from edgeapp_converters.general_metadata import file_type_metadata
 from edgeapp_converters.load_check import check_loads
 from edgeapp_converters.provenance import conversion_metadata, measured_quality, unmeasured_quality
@@ -133,8 +134,6 @@ def choose(
     """Return every tensor with its type: by measured sensitivity under a budget, or by the recipe."""
     if options.budget is None:
         return choose_types(opened.plan, options.recipe, has_imatrix=importance is not None)
-    from edgeapp_converters.fit import fit_types
-
     return fit_types(
         opened.plan,
         opened.source,

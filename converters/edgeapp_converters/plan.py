@@ -8,6 +8,7 @@ arithmetic, and nothing is ever concatenated in memory.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -98,10 +99,7 @@ class TensorPlan:
 
     @property
     def n_elements(self) -> int:
-        count = 1
-        for dimension in self.shape:
-            count *= dimension
-        return count
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,7 +50,6 @@ _CLASSES: tuple[tuple[TensorClass, re.Pattern[str]], ...] = (
     ("recurrent", re.compile(r"\.(ssm_|shortconv\.|attn_gate\.)")),
     ("attention", re.compile(r"\.attn_")),
 )
-_LAYER = re.compile(r"^blk\.(\d+)\.")
 _TYPES = {kind.name: kind for kind in GGMLQuantizationType}
 _FILE_TYPES = {
     GGMLQuantizationType.Q3_K: LlamaFileType.MOSTLY_Q3_K_M,
@@ -165,12 +164,6 @@ def tensor_class(name: str) -> TensorClass:
     return next((kind for kind, pattern in _CLASSES if pattern.search(name)), "default")
 
 
-def layer_of(name: str) -> int | None:
-    """Return the layer that a tensor belongs to; None for those at the ends of the network."""
-    found = _LAYER.match(name)
-    return int(found[1]) if found else None
-
-
 def summary(tensors: Sequence[TypedTensor]) -> RecipeSummary:
     """Return size, bits per weight and fallbacks of a choice of types."""
     counts: Counter[str] = Counter()
@@ -223,7 +216,7 @@ def file_type_of(tensors: Sequence[TypedTensor]) -> int:
 
 
 def _wanted(tensor: TensorPlan, recipe: Recipe, n_layer: int) -> GGMLQuantizationType:
-    kind, layer = tensor_class(tensor.name), layer_of(tensor.name)
+    kind, layer = tensor_class(tensor.name), llama_quantize.layer_of(tensor.name)
     types = recipe.types
     if recipe.outer is not None and layer is not None:
         n_outer = max(int(n_layer * recipe.outer.share), 1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from edgeapp.cleantext import clean_line
 from edgeapp.cli.download_progress import describe_bytes
 
@@ -61,10 +59,3 @@ def quality_rows(quality: QualityReport, *, base: str) -> list[tuple[str, str]]:
         interval = f"95 % interval {low:.1%} to {high:.1%}, {quality.task_items} items"
         rows.append(("task score kept", f"{quality.retention:.1%} ({interval})"))
     return rows
-
-
-def print_rows(rows: list[tuple[str, str]], *, err: bool = False) -> None:
-    """Print labels and values as two columns."""
-    width = max(len(label) for label, _ in rows)
-    for label, value in rows:
-        click.echo(f"{label:<{width}}  {value}", err=err)

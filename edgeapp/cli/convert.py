@@ -11,8 +11,9 @@ import msgspec
 from edgeapp import log
 from edgeapp.cleantext import clean_line
 from edgeapp.cli import conversion_progress
-from edgeapp.cli.conversion_wording import print_rows, quality_rows, summary_object, summary_rows
+from edgeapp.cli.conversion_wording import quality_rows, summary_object, summary_rows
 from edgeapp.cli.json_errors import json_errors
+from edgeapp.cli.table import print_rows
 from edgeapp.config import load_settings
 from edgeapp.errors import UsageError
 from edgeapp.hardware import read_host
@@ -51,7 +52,7 @@ Examples:
 @click.option(
     "--calibrate",
     metavar="TEXT",
-    help="Collect an importance matrix first, on a bundled text (general, code, …) or a file.",
+    help="Collect an importance matrix first, on a bundled text (prose, code, …) or a file.",
 )
 @click.option(
     "--imatrix",

@@ -13,7 +13,8 @@ from edgeapp import catalog, paths, store
 from edgeapp.cleantext import clean_line
 from edgeapp.cli import conversion_progress
 from edgeapp.cli.conversion_source import open_source, upcycled_folder
-from edgeapp.cli.conversion_wording import print_rows, quality_rows, summary_rows
+from edgeapp.cli.conversion_wording import quality_rows, summary_rows
+from edgeapp.cli.table import print_rows
 from edgeapp.hardware import read_host
 from edgeapp.references import HubRef, LocalPath
 from edgeapp_converters import texts

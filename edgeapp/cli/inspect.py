@@ -11,6 +11,7 @@ import click
 from edgeapp import catalog
 from edgeapp.cleantext import clean_line
 from edgeapp.cli.download_progress import describe_bytes
+from edgeapp.cli.table import print_rows
 from edgeapp.gguf_info import read_gguf_info
 
 if TYPE_CHECKING:
@@ -37,10 +38,7 @@ def command(model: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(as_json_object(info), indent=2))
         return
-    rows = _rows(info)
-    width = max(len(label) for label, _ in rows)
-    for label, value in rows:
-        click.echo(f"{label:<{width}}  {value}")
+    print_rows(_rows(info))
 
 
 def as_json_object(info: GgufInfo) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from edgeapp.cleantext import clean_line
 from edgeapp.cli import conversion_progress
 from edgeapp.cli.download_progress import describe_bytes
 from edgeapp.cli.json_errors import json_errors
+from edgeapp.cli.table import print_rows
 from edgeapp.config import load_settings
 from edgeapp.errors import UsageError
 
@@ -110,9 +111,7 @@ def _print(base: Path, quant: Path, measured: QualityReport) -> None:
         ("next token's Δp", f"{measured.rms_dp:.1%} root mean square"),
         *_task_rows(measured),
     ]
-    width = max(len(label) for label, _ in rows)
-    for label, value in rows:
-        click.echo(f"{label:<{width}}  {value}")
+    print_rows(rows)
     click.echo(f"\n{verdict(measured)}")
 
 

@@ -7,6 +7,7 @@ family, no metadata and reads no file.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypedDict
 
 from gguf import GGMLQuantizationType
@@ -84,8 +85,8 @@ class Assembly:
     def copy(self, target: str, source: str, shape: Shape | None = None, **order: Unpack[Order]) -> None:
         """`source` as it is, or seen in another `shape`."""
         shape = self.shape(source) if shape is None else shape
-        self.require_elements(source, _product(shape))
-        rows = _product(shape[:-1])
+        self.require_elements(source, math.prod(shape))
+        rows = math.prod(shape[:-1])
         self.add(target, shape, [self.part(source, target_row=0, n_rows=rows, **order)])
 
     def copy_present(self, target: str, source: str) -> bool:
@@ -209,7 +210,7 @@ class Assembly:
         return rows, columns
 
     def require_elements(self, source: str, n_elements: int) -> None:
-        if _product(self.shape(source)) != n_elements:
+        if math.prod(self.shape(source)) != n_elements:
             raise InvalidCheckpoint(
                 f"{_shown(source)} has shape {list(self.shape(source))}, but needs {n_elements} elements."
             )
@@ -267,13 +268,6 @@ def _as_rewritten(shape: Shape) -> Shape:
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     return shape
-
-
-def _product(shape: Shape) -> int:
-    product = 1
-    for dimension in shape:
-        product *= dimension
-    return product
 
 
 def _shown(name: str) -> str:

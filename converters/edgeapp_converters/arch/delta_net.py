@@ -14,8 +14,12 @@ from edgeapp_converters.metadata import Metadata, booleans, f32, u32
 from edgeapp_converters.plan import ElementMap
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgeapp_converters.arch.assembly import Assembly
     from edgeapp_converters.arch.config import Config
+
+    LinearAttention = Callable[[Assembly, Config, str, str], None]
 
 _PARTIAL_ROTARY = 0.25  # transformers, Qwen3NextConfig, for configurations that do not say
 _INTERVAL = 4
@@ -25,6 +29,19 @@ _PREDICTION = {
     "enorm": "pre_fc_norm_embedding",
     "hnorm": "pre_fc_norm_hidden",
 }
+
+
+def layers(assembly: Assembly, config: Config, model: str, linear: LinearAttention) -> int:
+    """Add all layers of `model` and return how many; `linear(assembly, config, block, source)` is the net."""
+    recurrent = recurrent_layers(config)
+    for layer, is_recurrent in enumerate(recurrent):
+        block, source = f"blk.{layer}", f"{model}.layers.{layer}"
+        if is_recurrent:
+            linear(assembly, config, block, f"{source}.linear_attn")
+        else:
+            attention(assembly, block, f"{source}.self_attn")
+        feed_forward(assembly, config, block, source)
+    return len(recurrent)
 
 
 def check(config: Config) -> None:

@@ -38,22 +38,15 @@ def plan(config: Config, tensors: Mapping[str, SourceTensor]) -> ModelPlan:
     assembly = Assembly(tensors, fp8_block=keys.fp8_block(config))
     model = "model.language_model" if assembly.starting_with("model.language_model.") else "model"
     ends.ends(assembly, config, model=model, norm_map=ElementMap.ADD_ONE)
-    recurrent = delta_net.recurrent_layers(config)
-    for layer, is_recurrent in enumerate(recurrent):
-        block, source = f"blk.{layer}", f"{model}.layers.{layer}"
-        if is_recurrent:
-            _delta_net(assembly, config, block, f"{source}.linear_attn")
-        else:
-            delta_net.attention(assembly, block, f"{source}.self_attn")
-        delta_net.feed_forward(assembly, config, block, source)
-    n_predict = delta_net.prediction(assembly, config, len(recurrent))
+    n_layer = delta_net.layers(assembly, config, model, _delta_net)
+    n_predict = delta_net.prediction(assembly, config, n_layer)
     vision = assembly.starting_with("model.visual.")
     assembly.ignore(vision)
     return ModelPlan(
         architecture=_ARCH,
         metadata=delta_net.metadata(_ARCH, config, n_predict) | _sections(config),
         tensors=assembly.finish(),
-        n_layer=len(recurrent) + n_predict,
+        n_layer=n_layer + n_predict,
         n_expert=config.integer("num_experts"),
         n_expert_used=config.integer("num_experts_per_tok"),
         ignored=tuple(assembly.ignored),
