@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from edgeapp import catalog
 from edgeapp.hardware import read_host
-from edgeapp.protocol import Delta, Done, Load, Message, Sampling
-from edgeapp.runtime.client import GenerationRequest
+from edgeapp.protocol import Delta, Done, Generate, Load, Message, Sampling
 from edgeapp.runtime.worker_client import WorkerClient
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ async def decode_tps(
     engine: WorkerClient, sampling: Sampling, *, n_tokens: int = N_GENERATED
 ) -> tuple[float, int]:
     """Return the tokens/s that arrived here after the first one, and the length of the prompt."""
-    request = GenerationRequest(
+    request = Generate(
         messages=(Message(role="user", content="Tell me a long story about the sea."),),
         sampling=sampling,
         max_tokens=n_tokens,

@@ -11,13 +11,31 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from edgeapp.errors import ContextOverflow
-from edgeapp.protocol import Delta, Done, Failed, Message, Progress, Role, Sampling
-from edgeapp.runtime.client import EngineClient, Generation, GenerationEvent, GenerationRequest
+from edgeapp.protocol import (
+    Delta,
+    Done,
+    Failed,
+    FinishReason,
+    Generate,
+    Message,
+    Progress,
+    Role,
+    Sampling,
+    ToolCallDelta,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from edgeapp.runtime.client import EngineClient, Generation, GenerationEvent
+
 TurnStatus = Literal["complete", "stopped", "length", "failed"]
+_STATUS: dict[FinishReason, TurnStatus] = {
+    "stop": "complete",
+    "tool_calls": "complete",
+    "length": "length",
+    "cancelled": "stopped",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +44,8 @@ class Turn:
 
     role: Role
     text: str
+    reasoning: str = ""
+    """What an assistant thought before it answered."""
     status: TurnStatus = "complete"
 
 
@@ -64,7 +84,7 @@ class ChatSession:
     async def send(self, text: str) -> AsyncIterator[GenerationEvent]:
         """Append the user's message and stream the answer; the last event is `Done` or `Failed`."""
         self.turns.append(Turn(role="user", text=text))
-        request = GenerationRequest(
+        request = Generate(
             messages=self._messages(),
             sampling=self._settings.sampling,
             max_tokens=self._settings.max_tokens,
@@ -112,16 +132,14 @@ def _alternating(turns: Sequence[Turn]) -> Iterator[Message]:
 
 def _absorb(answer: Turn, event: GenerationEvent) -> Turn:
     match event:
-        case Progress():
+        case Progress() | ToolCallDelta():
             return answer
+        case Delta(text=text, channel="reasoning"):
+            return replace(answer, reasoning=answer.reasoning + text)
         case Delta(text=text):
             return replace(answer, text=answer.text + text)
-        case Done(finish_reason="cancelled"):
-            return replace(answer, status="stopped")
-        case Done(finish_reason="length"):
-            return replace(answer, status="length")
-        case Done():
-            return replace(answer, status="complete")
+        case Done(finish_reason=reason):
+            return replace(answer, status=_STATUS[reason])
         case Failed():
             return replace(answer, status="failed")
     assert_never(event)

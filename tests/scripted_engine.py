@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgeapp.errors import EdgeappError
-from edgeapp.protocol import Delta, Done, Failed, FinishReason, Loaded, Progress, Timings, Usage
+from edgeapp.protocol import Delta, Done, Failed, FinishReason, Generate, Loaded, Progress, Timings, Usage
 from edgeapp.runtime.client import (
     EngineDown,
     GenerationEvent,
-    GenerationRequest,
     StatusEvent,
     StatusListener,
 )
@@ -148,7 +147,7 @@ class ScriptedEngine:
     load_steps: Sequence[LoadStep] = ()
     load_error: EdgeappError | None = None
     answers: Sequence[Sequence[Step]] = ()
-    requests: list[GenerationRequest] = field(default_factory=list)
+    requests: list[Generate] = field(default_factory=list)
     closed: bool = False
     released: asyncio.Event = field(default_factory=asyncio.Event)
     _listeners: list[StatusListener] = field(default_factory=list)
@@ -172,7 +171,7 @@ class ScriptedEngine:
             self._loading = asyncio.create_task(self._play_load())
         return await asyncio.shield(self._loading)
 
-    def generate(self, request: GenerationRequest) -> _Running:
+    def generate(self, request: Generate) -> _Running:
         n = len(self.requests)
         self.requests.append(request)
         steps = self.answers[n] if n < len(self.answers) else reply(request.messages[-1].content)

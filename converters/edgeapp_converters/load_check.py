@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeapp.errors import ConversionFailed, EdgeappError, NotEnoughMemory
-from edgeapp.protocol import Done, Failed, Message, Sampling
-from edgeapp.runtime.client import GenerationRequest
+from edgeapp.protocol import Done, Failed, Generate, Message, Sampling
 from edgeapp.runtime.loading import planned_load
 from edgeapp.runtime.worker_client import WorkerClient
 from edgeapp_converters.events import StageProgress, Warned
@@ -63,7 +62,7 @@ async def _use(client: WorkerClient, *, folder: Path | None, report: Report) -> 
 
 
 async def _decode_one_token(client: WorkerClient) -> None:
-    request = GenerationRequest(
+    request = Generate(
         messages=(Message(role="user", content="Hello"),), sampling=Sampling(temp=0), max_tokens=1
     )
     async for event in client.generate(request):

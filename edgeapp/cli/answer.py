@@ -15,7 +15,7 @@ import msgspec
 from edgeapp.cli import print_error
 from edgeapp.cli.json_errors import error_line
 from edgeapp.errors import EdgeappError, from_code
-from edgeapp.protocol import Delta, Done, Failed, Loaded, Memory, Notice, Progress
+from edgeapp.protocol import Delta, Done, ExpertUsage, Failed, Loaded, Memory, Notice, Progress, ToolCallDelta
 from edgeapp.runtime.client import EngineDown, StatusEvent
 from edgeapp.runtime.worker_client import WorkerClient
 from edgeapp.session import ChatSession, ChatSettings
@@ -66,14 +66,14 @@ async def answer(job: Job) -> int:
 async def _stream(session: ChatSession, job: Job) -> Done | Failed:
     async for event in session.send(job.prompt):
         match event:
-            case Delta(text=text) if not job.as_json:
+            case Delta(text=text, channel="answer") if not job.as_json:
                 sys.stdout.write(text)
                 sys.stdout.flush()
             case Done() | Failed():
                 if not job.as_json:
                     click.echo()
                 return event
-            case Progress() | Delta():
+            case Progress() | Delta() | ToolCallDelta():
                 pass
             case _:
                 assert_never(event)
@@ -146,7 +146,7 @@ class _StatusLine:
             case EngineDown(reason=reason):
                 self._clear()
                 click.echo(f"note: {reason}", err=True)
-            case Memory():
+            case Memory() | ExpertUsage():
                 pass
             case _:
                 assert_never(event)

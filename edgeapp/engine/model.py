@@ -157,7 +157,7 @@ def _context_options(request: Load) -> ContextOptions:
 
 def _n_outputs(request: Load) -> int:
     """Every token needs logits where activations are collected, or the last layer would skip it."""
-    return request.n_ubatch if request.collect else min(request.n_outputs, request.n_ubatch)
+    return request.n_ubatch if request.collect else min(request.n_outputs or 1, request.n_ubatch)
 
 
 def _collector() -> Collector:

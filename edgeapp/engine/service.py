@@ -129,7 +129,7 @@ class Service:
 
     def _serve_one(
         self,
-        request: Load | Generate | Tokenize | Evaluate | Collect | WriteImatrix | Cancel,
+        request: AnyRequest,
         stack: ExitStack,
     ) -> None:
         match request:
@@ -147,7 +147,7 @@ class Service:
             case Cancel():
                 pass  # the reader thread has dealt with it
             case _:
-                assert_never(request)
+                raise EngineError("This request is not supported yet.")
 
     def _load(self, request: Load, stack: ExitStack) -> None:
         if self._model is not None:

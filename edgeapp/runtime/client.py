@@ -11,10 +11,22 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from edgeapp.protocol import Delta, Done, Failed, Loaded, Memory, Message, Notice, Progress, Sampling
+from edgeapp.protocol import (
+    Delta,
+    Done,
+    ExpertUsage,
+    Failed,
+    Generate,
+    Loaded,
+    Memory,
+    Notice,
+    Progress,
+    ToolCallDelta,
+)
 
-GenerationEvent: TypeAlias = Progress | Delta | Done | Failed
-"""A generation yields any number of `Progress` (prefill) and `Delta`, then exactly one `Done` or `Failed`."""
+GenerationEvent: TypeAlias = Progress | Delta | ToolCallDelta | Done | Failed
+"""A generation yields any number of `Progress` (prefill), `Delta` and `ToolCallDelta`, then exactly one
+`Done` or `Failed`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +39,10 @@ class EngineDown:
     """When a new one is started by itself; None after too many deaths: the next request tries again."""
 
 
-StatusEvent: TypeAlias = Progress | Loaded | Notice | Memory | EngineDown
+StatusEvent: TypeAlias = Progress | Loaded | Notice | Memory | ExpertUsage | EngineDown
 """Things about the engine itself, whether or not a generation runs."""
 
 StatusListener: TypeAlias = Callable[[StatusEvent], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationRequest:
-    """One conversation to continue. `max_tokens` 0 means until the model ends or the context is full."""
-
-    messages: tuple[Message, ...]
-    sampling: Sampling
-    max_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    """Never let the model end its answer; `max_tokens` or the context does."""
 
 
 class Generation(Protocol):
@@ -66,7 +66,7 @@ class EngineClient(Protocol):
         Raise `EdgeappError` when the model cannot be loaded.
         """
 
-    def generate(self, request: GenerationRequest) -> Generation:
+    def generate(self, request: Generate) -> Generation:
         """Answer `request`; loads first if need be. A failure arrives as a `Failed` event."""
 
     async def aclose(self) -> None:

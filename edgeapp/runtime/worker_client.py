@@ -22,10 +22,10 @@ from edgeapp.protocol import (
     Delta,
     Done,
     Evaluated,
+    ExpertUsage,
     Failed,
     Generate,
     Heartbeat,
-    Hello,
     Load,
     Loaded,
     Memory,
@@ -35,13 +35,13 @@ from edgeapp.protocol import (
     Timings,
     Tokenize,
     Tokens,
+    ToolCallDelta,
     Usage,
 )
 from edgeapp.runtime.client import (
     EngineDown,
     Generation,
     GenerationEvent,
-    GenerationRequest,
     StatusEvent,
     StatusListener,
 )
@@ -84,7 +84,7 @@ class WorkerClient:
     async def load(self) -> Loaded:
         return await asyncio.shield(self._ask_for_engine())
 
-    def generate(self, request: GenerationRequest) -> Generation:
+    def generate(self, request: Generate) -> Generation:
         return _WorkerGeneration(self, request)
 
     async def count_tokens(self, text: str) -> int:
@@ -297,7 +297,7 @@ class _Exchange:
 class _WorkerGeneration:
     """A running answer; see `edgeapp.runtime.client.Generation`."""
 
-    def __init__(self, client: WorkerClient, request: GenerationRequest) -> None:
+    def __init__(self, client: WorkerClient, request: Generate) -> None:
         self._client = client
         self._request = request
         self._cancelled = asyncio.Event()
@@ -338,7 +338,7 @@ class _WorkerGeneration:
     async def _stream(self, exchange: _Exchange) -> AsyncIterator[GenerationEvent]:
         ended = False
         try:
-            exchange.send(self._generate(exchange.id))
+            exchange.send(msgspec.structs.replace(self._request, id=exchange.id))
             while not ended:
                 event = await exchange.receive()
                 match event:
@@ -350,9 +350,13 @@ class _WorkerGeneration:
                         ended = True
                         self._client._answered()  # noqa: SLF001
                         yield event if isinstance(event, Done) else _cleaned(event)
-                    case Memory():
+                    case Memory() | ExpertUsage():
                         self._client._tell(event)  # noqa: SLF001
-                    case Hello() | Loaded() | Notice() | Heartbeat() | Tokens() | Evaluated() | Collected():
+                    case ToolCallDelta():
+                        yield msgspec.structs.replace(
+                            event, name=clean_line(event.name), arguments=clean(event.arguments)
+                        )
+                    case _:
                         pass
         except EdgeappError:
             ended = True
@@ -361,17 +365,6 @@ class _WorkerGeneration:
             self._exchange = None
             if not ended:  # the reader went away in the middle
                 self._send_cancel(exchange)
-
-    def _generate(self, request_id: int) -> Generate:
-        request = self._request
-        return Generate(
-            id=request_id,
-            messages=request.messages,
-            sampling=request.sampling,
-            max_tokens=request.max_tokens,
-            stop=request.stop,
-            ignore_eos=request.ignore_eos,
-        )
 
     def _send_cancel(self, exchange: _Exchange) -> None:
         exchange.send(Cancel(id=next(self._client._ids), target=exchange.id))  # noqa: SLF001

@@ -20,7 +20,7 @@ from textual.binding import Binding, BindingType
 
 from edgeapp.cleantext import clean_line
 from edgeapp.errors import EdgeappError
-from edgeapp.protocol import Delta, Done, Failed, Loaded, Memory, Notice, Progress
+from edgeapp.protocol import Delta, Done, ExpertUsage, Failed, Loaded, Memory, Notice, Progress, ToolCallDelta
 from edgeapp.runtime.client import EngineClient, EngineDown, GenerationEvent, StatusEvent
 from edgeapp.session import ChatSession, ChatSettings
 from edgeapp.tui import commands, wording
@@ -178,6 +178,8 @@ class ChatApp(App[None]):
                 self._note(message, hint=hint, kind="notice")
             case Memory():
                 self.status.figures = wording.with_memory(self.status.figures, event)
+            case ExpertUsage():
+                pass
             case EngineDown(reason=reason, hint=hint):
                 self._model_ready = False
                 self._note(f"{reason} {wording.next_start(event)}", hint=hint, kind="error")
@@ -256,6 +258,8 @@ class ChatApp(App[None]):
         match event:
             case Progress():
                 self.activity.show_progress(event)
+            case Delta(channel="reasoning"):
+                self.activity.show_text("thinking")
             case Delta(text=text, n_tokens=n_tokens, n_ctx_used=n_ctx_used):
                 paced.feed(text)
                 self.activity.show_text("")
@@ -266,7 +270,7 @@ class ChatApp(App[None]):
                     )
             case Done():
                 self.status.figures = wording.with_answer(self.status.figures, event)
-            case Failed():
+            case Failed() | ToolCallDelta():
                 return
             case _:
                 assert_never(event)

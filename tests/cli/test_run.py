@@ -32,8 +32,8 @@ def test_json_prints_one_object_with_the_documented_keys() -> None:
     done = edgeapp("run", DENSE_DEMO, "-p", "Say hello.", "--temp", "0", "--max-tokens", "12", "--json")
     result = json.loads(done.stdout)
     assert {"text", "finish_reason", "usage", "timings", "model"} <= set(result)
-    assert set(result["usage"]) == {"prompt_tokens", "completion_tokens", "cached_tokens"}
-    assert set(result["timings"]) == {"load_s", "ttft_s", "prompt_tps", "decode_tps"}
+    assert set(result["usage"]) >= {"prompt_tokens", "completion_tokens", "cached_tokens"}
+    assert set(result["timings"]) >= {"load_s", "ttft_s", "prompt_tps", "decode_tps"}
     assert result["model"] == "SmolLM2-135M-Instruct"
     assert result["usage"]["completion_tokens"] <= 12
 

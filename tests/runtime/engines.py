@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from edgeapp.protocol import Delta, Done, Failed, Load, Message, Sampling
-from edgeapp.runtime.client import GenerationRequest
+from edgeapp.protocol import Delta, Done, Failed, Generate, Load, Message, Sampling
 from edgeapp.runtime.worker_client import WorkerClient
 
 if TYPE_CHECKING:
@@ -32,12 +31,12 @@ async def real_engine(
 
 def ask(
     *texts: str, max_tokens: int = 8, sampling: Sampling = GREEDY, stop: tuple[str, ...] = ()
-) -> GenerationRequest:
+) -> Generate:
     """A conversation that starts with the user and alternates."""
     messages = tuple(
         Message(role="assistant" if n % 2 else "user", content=text) for n, text in enumerate(texts)
     )
-    return GenerationRequest(messages=messages, sampling=sampling, max_tokens=max_tokens, stop=stop)
+    return Generate(messages=messages, sampling=sampling, max_tokens=max_tokens, stop=stop)
 
 
 async def finish(generation: Generation) -> tuple[str, Done | Failed]:
@@ -54,7 +53,7 @@ async def finish(generation: Generation) -> tuple[str, Done | Failed]:
     raise AssertionError("the generation ended without Done or Failed")
 
 
-async def answer(client: EngineClient, request: GenerationRequest) -> tuple[str, Done]:
+async def answer(client: EngineClient, request: Generate) -> tuple[str, Done]:
     """Return text and `Done`; a `Failed` fails the test."""
     text, end = await finish(client.generate(request))
     assert isinstance(end, Done), end

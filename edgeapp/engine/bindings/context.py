@@ -1,0 +1,163 @@
+"""A context: its creation, a batch of tokens to decode in it, and the logits that come out."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NewType
+
+from edgeapp.engine.bindings.library import c, first_problem, recent_problems
+from edgeapp.engine.bindings.weights import load_error
+from edgeapp.errors import EngineError, LoadFailed, NotEnoughMemory
+
+if TYPE_CHECKING:
+    from edgeapp.engine.bindings.weights import ModelHandle
+
+ContextHandle = NewType("ContextHandle", int)
+
+DecodeResult = Literal["ok", "aborted", "no_slot"]
+KvType = Literal["f16", "f32"]
+_GGML_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1}  # ggml.h, enum ggml_type
+
+
+class AbortFlag:
+    """Stops a running `llama_decode` on the CPU, from any thread.
+
+    llama.cpp asks a C callback before every graph node whether to go on. A Python callback would take the
+    GIL a thousand times a token; C's own `strlen` over a two-byte buffer answers the same question for
+    nothing: 0 (go on) for an empty string, 1 (stop) otherwise.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = ctypes.create_string_buffer(2)
+        self.data = ctypes.cast(self._buffer, ctypes.c_void_p)
+        self.callback = ctypes.cast(ctypes.CDLL(None).strlen, c.ggml_abort_callback)
+
+    def set(self) -> None:
+        self._buffer[0] = b"x"
+
+    def clear(self) -> None:
+        self._buffer[0] = b"\0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextOptions:
+    """`n_outputs` tokens of a batch can have logits; the library reserves `n_vocab` floats for each."""
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    n_outputs: int = 1
+    kv_type: KvType = "f16"
+
+
+WatchNode = Callable[[int, bool], bool]
+"""Gets a graph node's address: first with True, to say whether its data is wanted; if so then with False."""
+
+
+def watch_callback(watch: WatchNode) -> Any:
+    """Return `watch` as C calls it. It must not raise, and must be kept as long as the context."""
+    return c.ggml_backend_sched_eval_callback(lambda node, ask, _user_data: watch(node, ask))
+
+
+def new_context(
+    model: ModelHandle, options: ContextOptions, *, abort: AbortFlag | None, watch: Any = None
+) -> ContextHandle:
+    """Create a context for one sequence. Raise `NotEnoughMemory` or `LoadFailed`.
+
+    `watch` comes from `watch_callback`. Without `abort` a running decode cannot be aborted.
+    """
+    params = c.llama_context_default_params()
+    params.n_ctx, params.n_batch, params.n_ubatch = options.n_ctx, options.n_batch, options.n_ubatch
+    params.n_threads = params.n_threads_batch = options.n_threads
+    params.n_outputs_max = options.n_outputs
+    params.type_k = params.type_v = _GGML_TYPES[options.kv_type]
+    if options.kv_type == "f32":
+        params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_DISABLED  # the CPU's computes in F16 all the same
+    if abort is not None:
+        params.abort_callback, params.abort_callback_data = abort.callback, abort.data
+    if watch is not None:
+        params.cb_eval = watch
+    recent_problems.clear()
+    handle = c.llama_init_from_model(model, params)
+    if not handle:
+        problem = load_error()
+        raise (
+            problem
+            if isinstance(problem, NotEnoughMemory)
+            else LoadFailed(
+                f"llama.cpp could not create a context of {options.n_ctx} tokens: {first_problem()}.",
+                hint="A smaller --ctx needs less memory.",
+            )
+        )
+    return ContextHandle(handle)
+
+
+def free_context(context: ContextHandle) -> None:
+    c.llama_free(context)
+
+
+def context_n_ctx(context: ContextHandle) -> int:
+    return int(c.llama_n_ctx(context))
+
+
+def context_n_batch(context: ContextHandle) -> int:
+    """Return the most tokens of one decode; llama.cpp lowers what was asked for to the context."""
+    return int(c.llama_n_batch(context))
+
+
+class Batch:
+    """A reusable `llama_batch` for sequence 0, up to `capacity` tokens."""
+
+    def __init__(self, capacity: int) -> None:
+        self._batch = c.llama_batch_init(capacity, 0, 1)
+        # Arrays over the batch's memory: a pointer field would make a new ctypes object at every access.
+        self._tokens = _array_at(self._batch.token, ctypes.c_int32, capacity)
+        self._positions = _array_at(self._batch.pos, ctypes.c_int32, capacity)
+        self._logits = _array_at(self._batch.logits, ctypes.c_int8, capacity)
+        for index in range(capacity):
+            self._batch.n_seq_id[index] = 1
+            self._batch.seq_id[index][0] = 0
+            self._logits[index] = 0
+
+    def free(self) -> None:
+        c.llama_batch_free(self._batch)
+
+    def decode(
+        self, context: ContextHandle, tokens: Sequence[int], *, n_past: int, n_logits: int
+    ) -> DecodeResult:
+        """Decode `tokens` at positions `n_past`, …; logits are computed for the last `n_logits` of them.
+
+        Raise `EngineError` when llama.cpp reports a fatal error; the KV cache may then hold part of it.
+        """
+        count = len(tokens)
+        self._batch.n_tokens = count
+        self._tokens[:count] = tuple(tokens)
+        self._positions[:count] = tuple(range(n_past, n_past + count))
+        wanted = slice(count - n_logits, count)
+        self._logits[wanted] = (1,) * n_logits
+        code = c.llama_decode(context, self._batch)
+        self._logits[wanted] = (0,) * n_logits
+        return "ok" if code == 0 else _decode_result(code)
+
+
+def logits(context: ContextHandle, n_floats: int) -> memoryview:
+    """Return the logits of the last decode, row after row; valid until the next one."""
+    return memoryview(_array_at(c.llama_get_logits(context), ctypes.c_float, n_floats)).cast("B")
+
+
+def _array_at(pointer: Any, element: Any, length: int) -> Any:
+    return (element * length).from_address(ctypes.addressof(pointer.contents))
+
+
+def _decode_result(code: int) -> DecodeResult:
+    match code:
+        case 1:
+            return "no_slot"
+        case 2:
+            return "aborted"
+        case -1:
+            raise EngineError("llama.cpp refused the batch as invalid (code -1).")
+    raise EngineError(f"llama.cpp failed while decoding (code {code}): {first_problem()}.")
