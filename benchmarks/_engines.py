@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeapp import catalog
 from edgeapp.hardware import read_host
@@ -50,8 +50,11 @@ def llama_bench_tps(model: Path, threads: int, *, depth: int) -> float:
 
 
 @asynccontextmanager
-async def client(model: Path, threads: int, *, n_ctx: int = 1024) -> AsyncIterator[WorkerClient]:
-    engine = WorkerClient(Load(id=0, path=str(model), n_ctx=n_ctx, n_threads=threads))
+async def client(
+    model: Path, threads: int, *, n_ctx: int = 1024, **options: Any
+) -> AsyncIterator[WorkerClient]:
+    """`options` are further fields of `Load`."""
+    engine = WorkerClient(Load(path=str(model), n_ctx=n_ctx, n_threads=threads, **options))
     try:
         await engine.load()
         yield engine

@@ -2,7 +2,8 @@
 
     EdgeappError                      exit 1
     ├── UsageError                    exit 2   what was typed cannot be meant
-    │   └── ConfigError                        a setting in a file, the environment or a flag
+    │   ├── ConfigError                        a setting in a file, the environment or a flag
+    │   └── GrammarError                       a grammar or JSON schema that cannot constrain an answer
     ├── ModelError                             the model file or reference
     │   ├── ModelNotFound                      no such file, name or repository
     │   │   └── NoGguf                         the repository is there, but holds no GGUF
@@ -22,7 +23,8 @@
         ├── TemplateError                      the chat template cannot be rendered
         ├── ContextOverflow                    prompt and answer do not fit into n_ctx
         ├── EngineCrashed                      the worker died
-        └── EngineHung                         the worker stopped sending heartbeats
+        ├── EngineHung                         the worker stopped sending heartbeats
+        └── EngineQuarantined                  the worker died too often with this model
 
 Each error is one sentence with the numbers in it, a hint at the next step, a stable `code` for machines,
 and the exit code of the command line.
@@ -52,6 +54,10 @@ class UsageError(EdgeappError):
 
 class ConfigError(UsageError):
     code = "config"
+
+
+class GrammarError(UsageError):
+    code = "grammar"
 
 
 class ModelError(EdgeappError):
@@ -135,18 +141,30 @@ class TemplateError(EngineError):
 class ContextOverflow(EngineError):
     code = "context_overflow"
 
+    def __init__(self, message: str, *, n_prompt: int = 0, n_ctx: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.n_prompt = n_prompt
+        self.n_ctx = n_ctx
+
 
 class EngineCrashed(EngineError):
     code = "engine_crashed"
 
-    def __init__(self, message: str, *, hint: str = "", returncode: int = 0) -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", returncode: int = 0, out_of_memory: bool = False
+    ) -> None:
         super().__init__(message, hint=hint)
         self.returncode = returncode
         """The worker's, negative for a signal; 0 when it is not known."""
+        self.out_of_memory = out_of_memory
 
 
 class EngineHung(EngineError):
     code = "engine_hung"
+
+
+class EngineQuarantined(EngineError):
+    code = "engine_quarantined"
 
 
 def from_code(code: str, message: str, hint: str) -> EdgeappError:

@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgeapp.errors import EdgeappError
-from edgeapp.protocol import Delta, Done, Failed, FinishReason, Generate, Loaded, Progress, Timings, Usage
+from edgeapp.protocol import (
+    Delta,
+    Done,
+    Failed,
+    FinishReason,
+    Generate,
+    Loaded,
+    Message,
+    Progress,
+    Timings,
+    Usage,
+)
 from edgeapp.runtime.client import (
     EngineDown,
     GenerationEvent,
@@ -185,6 +196,10 @@ class ScriptedEngine:
         self.emit(EngineDown(reason=reason, hint="Your chat is kept.", retry_in_s=0.0))
         hint = "Send the message again."
         return Failed(code="engine_crashed", message=reason, hint=hint)
+
+    async def count_tokens(self, messages: Sequence[Message]) -> int:
+        """A token is a word, and each message has one more."""
+        return sum(1 + len(message.content.split()) for message in messages)
 
     async def aclose(self) -> None:
         self.closed = True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from edgeapp.errors import ContextOverflow
 from edgeapp.protocol import Failed, Sampling
 from edgeapp.session import ChatSession, ChatSettings
@@ -77,3 +79,58 @@ async def test_a_message_that_was_stopped_before_its_first_word_is_taken_back() 
         pass
     await _say(session, "this instead")
     assert _sent(engine) == [("user", "this instead")]
+
+
+async def _ask_until_full(session: ChatSession, client: ScriptedEngine, n_turns: int) -> None:
+    for n in range(n_turns):
+        await _say(session, f"question {n} " + "word " * 500)
+    assert len(client.requests) == n_turns
+
+
+def _overflow(n_prompt: int) -> list[Step]:
+    return [Failed(code=ContextOverflow.code, message="Too long.", n_prompt=n_prompt, n_ctx=4096)]
+
+
+async def test_trimming_leaves_out_the_oldest_exchanges_and_sends_the_last_message_again() -> None:
+    session, engine = _session(*[reply("answer " * 300)] * 4, _overflow(5000), system="be brief")
+    await _ask_until_full(session, engine, 4)
+    await _say(session, "and now?")
+    assert session.unsent == "and now?"
+    assert await session.trim() == 2
+    async for _ in session.retry():
+        pass
+    sent = _sent(engine)
+    assert sent[0] == ("system", "be brief")
+    assert [content.split()[1] for role, content in sent[1:] if role == "user"][:-1] == ["1", "2", "3"]
+    assert sent[-1] == ("user", "and now?")
+    assert [turn.is_sent for turn in session.turns] == [False, False, *[True] * 8]
+
+
+async def test_a_conversation_that_fits_is_not_trimmed() -> None:
+    session, engine = _session(reply("one"), reply("two"))
+    await _say(session, "first")
+    assert await session.trim() == 0
+    await _say(session, "second")
+    assert len(_sent(engine)) == 3
+
+
+async def test_a_message_that_does_not_fit_alone_is_said_so() -> None:
+    session, _ = _session(_overflow(9000))
+    await _say(session, "word " * 9000)
+    with pytest.raises(ContextOverflow, match="alone does not fit"):
+        await session.trim()
+
+
+async def test_a_summary_stands_for_what_is_no_longer_sent() -> None:
+    answers = [*[reply("answer " * 300)] * 4, _overflow(5000), reply("They spoke of words.")]
+    session, engine = _session(*answers)
+    await _ask_until_full(session, engine, 4)
+    await _say(session, "and now?")
+    assert await session.summarise() == 2
+    assert "question 0" in _sent(engine)[0][1]
+    async for _ in session.retry():
+        pass
+    first = _sent(engine)[0][1]
+    assert "They spoke of words." in first
+    assert "question 1" in first
+    assert "question 0" not in first

@@ -20,6 +20,8 @@ _COMMANDS = {
     "convert": "Convert a checkpoint to a 4-bit GGUF file.",
     "inspect": "Say what a GGUF file is, without loading it.",
     "quality": "Measure what a quantised model lost.",
+    "bench": "Measure how fast a model reads and writes here.",
+    "profile": "Show which experts a model uses, for which text.",
     "models": "List, download, check and remove models.",
     "doctor": "Check this machine and say how to fix what is missing.",
     "config": "Show and change settings.",

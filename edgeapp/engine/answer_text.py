@@ -1,53 +1,81 @@
-"""Turn token bytes into text that may be shown. Pure: knows no token, no model and no clock.
+"""Find marked places in text that arrives in pieces, and end it at a stop string.
 
-Holds back two things at the end of what has arrived: bytes of an unfinished UTF-8 character, and text
-that may turn out to be the beginning of a stop string.
+Pure: knows no token, no model and no clock. What may turn out to be the beginning of a marker is held back.
 """
 
 from __future__ import annotations
 
 import codecs
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
-class AnswerText:
-    """Feed bytes with `push`; what comes back is final. `stopped` says that a stop string was met."""
+class Markers:
+    """Some texts to look for; where two begin at the same place, the longer wins."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = tuple(sorted({text for text in texts if text}, key=len, reverse=True))
+        self._whole = re.compile("|".join(map(re.escape, self.texts)) or r"(?!)")
+        self._begun = re.compile("|".join({re.escape(text[0]) for text in self.texts}) or r"(?!)")
+        self._n_back = max((len(text) for text in self.texts), default=1) - 1
+
+    def find(self, text: str) -> re.Match[str] | None:
+        return self._whole.search(text)
+
+    def n_held(self, text: str) -> int:
+        """Return how long the end of `text` is that is a proper beginning of a marker."""
+        for start in self._begun.finditer(text, max(0, len(text) - self._n_back)):
+            end = text[start.start() :]
+            if any(marker.startswith(end) for marker in self.texts):
+                return len(end)
+        return 0
+
+
+class StopFilter:
+    """Feed text with `push`; what comes back is final. `stopped` says that a stop string was met."""
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
-        self._stop = tuple(s for s in stop if s)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._markers = Markers(stop)
         self._held = ""
         self.stopped = False
 
-    def push(self, piece: bytes) -> str:
+    def push(self, arrived: str) -> str:
         """Return the text that can be shown now; nothing more after a stop string."""
-        return self._release(self._decoder.decode(piece))
-
-    def finish(self) -> str:
-        """Return what was held back, with U+FFFD for an unfinished character; nothing after a stop string."""
-        text = self._release(self._decoder.decode(b"", final=True))
-        held, self._held = self._held, ""
-        return text + held
-
-    def _release(self, arrived: str) -> str:
+        if not self._markers.texts:
+            return arrived
         if self.stopped:
             return ""
         text = self._held + arrived
-        cut = min((at for s in self._stop if (at := text.find(s)) >= 0), default=-1)
-        if cut >= 0:
+        if found := self._markers.find(text):
             self.stopped, self._held = True, ""
-            return text[:cut]
-        keep = max((_overlap(text, s) for s in self._stop), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+            return text[: found.start()]
+        n_shown = len(text) - self._markers.n_held(text)
+        self._held = text[n_shown:]
+        return text[:n_shown]
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        held, self._held = self._held, ""
+        return held
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of `text` that is a proper beginning of `stop`."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
+class AnswerText:
+    """Turns bytes into text up to a stop string; holds back the bytes of an unfinished character too."""
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._filter = StopFilter(stop)
+
+    @property
+    def stopped(self) -> bool:
+        return self._filter.stopped
+
+    def push(self, piece: bytes) -> str:
+        return self._filter.push(self._decoder.decode(piece))
+
+    def finish(self) -> str:
+        """Return what was held back, with U+FFFD for an unfinished character."""
+        return self._filter.push(self._decoder.decode(b"", final=True)) + self._filter.finish()

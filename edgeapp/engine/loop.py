@@ -1,200 +1,321 @@
-"""Answer one request: render, reuse the cached prefix, prefill, decode, say how it went.
+"""The decode loop: admit what waits, decode a batch of everybody's tokens, hand out what came of it.
 
-One sequence at a time. Knows the model and the events it emits, no pipe and no thread.
+One thread runs it, step by step. Knows the model and the events it emits, no pipe and no thread.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeapp.engine import bindings
-from edgeapp.engine.answer_text import AnswerText
-from edgeapp.engine.sampler import sampler
-from edgeapp.engine.sequence import CachedSequence, Cancelled
-from edgeapp.errors import ContextOverflow, EngineError
+from edgeapp.engine.kv import MIN_SHARED
+from edgeapp.engine.pace import Pace
+from edgeapp.engine.scheduler import share_out
+from edgeapp.engine.waiting import Parked, Waiting, WaitingRoom
+from edgeapp.errors import ContextOverflow, EdgeappError, EngineError
 from edgeapp.protocol import (
-    Delta,
     Done,
     Event,
+    ExpertUsage,
+    Failed,
     FinishReason,
     Generate,
     Heartbeat,
-    Progress,
     Timings,
     Usage,
 )
 
 if TYPE_CHECKING:
-    from edgeapp.engine.bindings import SamplerHandle
+    from collections.abc import Callable, Sequence
+
+    from edgeapp.engine.admission import Admission
+    from edgeapp.engine.answering import Answering
+    from edgeapp.engine.kv import KvCache
     from edgeapp.engine.model import LoadedModel
+    from edgeapp.engine.prompts import Prompt
+    from edgeapp.engine.scheduler import Share
 
-DELTA_INTERVAL_S = 1 / 15
-"""At most this often a line is written: every write wakes the front end on a core that ggml is using."""
-HEARTBEAT_S = 0.5
-
-Emit = Callable[[Event], None]
-
-
-@dataclass
-class _Progress:
-    """What one answer has cost so far."""
-
-    started_s: float
-    n_prompt: int = 0
-    n_cached: int = 0
-    n_decoded: int = 0
-    prefill_s: float = 0.0
-    first_token_s: float = 0.0
-    last_token_s: float = 0.0
+HEADROOM_TOKENS = 32
+"""Room in the KV cache that each answer in progress is given before another one begins."""
+EXPERTS_S = 0.25
+"""Pause between two reports about the use of experts."""
 
 
 class DecodeLoop:
-    """Continues conversations in `sequence`, one after the other."""
+    """Answers up to `model.n_parallel` requests at the same time."""
 
-    def __init__(self, model: LoadedModel, sequence: CachedSequence, *, load_s: float, emit: Emit) -> None:
+    def __init__(
+        self, model: LoadedModel, kv: KvCache, admission: Admission, *, emit: Callable[[Event], None]
+    ) -> None:
         self._model = model
-        self._sequence = sequence
-        self._prefix = sequence.prefix
-        self._load_s = load_s
+        self._kv = kv
+        self._admission = admission
         self._emit = emit
+        self._waiting = WaitingRoom()
+        self._active: dict[int, tuple[Waiting, Answering]] = {}
+        """By slot."""
+        self._pace = Pace()
+        self._experts_s = 0.0
+        self.in_flight: frozenset[int] = frozenset()
+        """The requests in the decode that runs now; read by the thread that takes cancels in."""
 
-    def answer(self, request: Generate) -> Done:
-        """Stream `Progress` and `Delta` events and return the closing `Done`.
-
-        Raise `ContextOverflow`, `TemplateError` or `EngineError`; the KV cache stays consistent.
-        """
-        cost = _Progress(started_s=time.perf_counter())
-        writer = _DeltaWriter(request, self._emit)
-        prompt = self._model.prompt(request.messages)
-        tokens = self._tokenize(prompt)
-        try:
-            self._prefill(request, tokens, cost)
-            self._prefix.rendered = prompt.encode()
-            reason = self._decode(request, writer, cost)
-        except Cancelled:
-            reason = "cancelled"
-        except EngineError:
-            self._sequence.forget()
-            raise
-        writer.finish(cost.n_decoded, n_ctx_used=len(self._prefix.tokens))
-        return self._done(request, reason, cost)
-
-    def _tokenize(self, prompt: str) -> list[int]:
-        vocab = self._model.vocab
-        rest = self._prefix.rest_of(prompt) if vocab.facts.is_bpe else None
-        if rest is not None:
-            # The answer's own tokens stay, even where tokenising its text again would cut it differently.
-            tokens = self._prefix.tokens + vocab.tokenize_prompt(rest, is_start=False)
-        else:
-            tokens = vocab.tokenize_prompt(prompt, is_start=True)
-        if not tokens:
-            raise EngineError("The prompt is empty.", hint="Write something.")
-        if len(tokens) >= self._model.n_ctx:
-            raise ContextOverflow(
-                f"The conversation has {len(tokens)} tokens, the context holds {self._model.n_ctx}.",
-                hint=self._sequence.more_room(),
-            )
-        return tokens
-
-    # Prefill ---------------------------------------------------------------------------------------------
-
-    def _prefill(self, request: Generate, tokens: Sequence[int], cost: _Progress) -> None:
-        # The last prompt token is decoded even when it is cached: its logits choose the first new token.
-        n_past = self._sequence.keep(min(self._prefix.common(tokens), len(tokens) - 1))
-        cost.n_prompt, cost.n_cached = len(tokens), n_past
-        self._prefix.rendered = b""  # until the whole prompt is in: a cancel may leave a part of it
-        step, total = self._model.n_batch, len(tokens) - n_past
-        for start in range(n_past, len(tokens), step):
-            if total > step:
-                self._emit(Progress(id=request.id, phase="prefill", fraction=(start - n_past) / total))
-            chunk = tokens[start : start + step]
-            self._sequence.feed(request.id, chunk, n_logits=int(start + step >= len(tokens)))
-            self._emit(Heartbeat(id=request.id))
-        cost.prefill_s = time.perf_counter() - cost.started_s
-
-    # Decode ----------------------------------------------------------------------------------------------
-
-    def _decode(self, request: Generate, writer: _DeltaWriter, cost: _Progress) -> FinishReason:
-        vocab = self._model.vocab
-        banned = vocab.eog_tokens if request.ignore_eos else ()
-        with sampler(request.sampling, n_vocab=vocab.facts.n_tokens, banned=banned) as chain:
-            while True:
-                token = self._sample(chain, cost)
-                if vocab.is_eog(token):
-                    return "stop"
-                cost.n_decoded += 1
-                piece = vocab.piece(token)
-                n_ctx_used = len(self._prefix.tokens) + 1
-                writer.push(piece, cost.n_decoded, n_ctx_used=n_ctx_used, now_s=cost.last_token_s)
-                if writer.stopped:
-                    return "stop"
-                if cost.n_decoded == request.max_tokens or n_ctx_used >= self._model.n_ctx:
-                    return "length"
-                self._sequence.feed(request.id, (token,), n_logits=1)
-                self._prefix.rendered += piece
-
-    def _sample(self, chain: SamplerHandle, cost: _Progress) -> int:
-        token = bindings.sample(chain, self._model.context)
-        cost.last_token_s = time.perf_counter()
-        if not cost.first_token_s:
-            cost.first_token_s = cost.last_token_s
-        return token
-
-    def _done(self, request: Generate, reason: FinishReason, cost: _Progress) -> Done:
-        decode_s = cost.last_token_s - cost.first_token_s
-        n_prefilled = cost.n_prompt - cost.n_cached
-        return Done(
-            id=request.id,
-            finish_reason=reason,
-            usage=Usage(
-                prompt_tokens=cost.n_prompt,
-                completion_tokens=cost.n_decoded,
-                cached_tokens=cost.n_cached,
-            ),
-            timings=Timings(
-                load_s=self._load_s,
-                ttft_s=max(0.0, cost.first_token_s - cost.started_s),
-                prompt_tps=n_prefilled / cost.prefill_s if cost.prefill_s else 0.0,
-                # The first token came out of the prefill; the rate counts the steps after it.
-                decode_tps=(cost.n_decoded - 1) / decode_s if decode_s and cost.n_decoded > 1 else 0.0,
-            ),
-            n_ctx=self._model.n_ctx,
-            # The last token of an answer that was cut off has been chosen but not computed.
-            n_ctx_used=len(self._prefix.tokens) + (reason == "length"),
-        )
-
-
-class _DeltaWriter:
-    """Emits text the moment the first arrives, then at most every `DELTA_INTERVAL_S`."""
-
-    def __init__(self, request: Generate, emit: Emit) -> None:
-        self._id = request.id
-        self._emit = emit
-        self._text = AnswerText(request.stop)
-        self._pending = ""
-        self._next_s = 0.0
+    # Coming and going ------------------------------------------------------------------------------------
 
     @property
-    def stopped(self) -> bool:
-        return self._text.stopped
+    def is_busy(self) -> bool:
+        return bool(self._active or self._waiting)
 
-    def push(self, piece: bytes, n_tokens: int, *, n_ctx_used: int, now_s: float) -> None:
-        self._pending += self._text.push(piece)
-        if self._pending and now_s >= self._next_s:
-            self._write(n_tokens, n_ctx_used)
-            self._next_s = now_s + DELTA_INTERVAL_S
-        elif now_s >= self._next_s + HEARTBEAT_S:  # tokens without text: control tokens, a held stop string
-            self._emit(Heartbeat(id=self._id))
-            self._next_s = now_s
+    @property
+    def is_decoding(self) -> bool:
+        return bool(self._active)
 
-    def finish(self, n_tokens: int, *, n_ctx_used: int) -> None:
-        self._pending += self._text.finish()
-        if self._pending:
-            self._write(n_tokens, n_ctx_used)
+    def submit(self, request: Generate) -> None:
+        """Queue a request; it ends with `Done` or `Failed`."""
+        self._waiting.arrive(request, now_s=time.perf_counter())
 
-    def _write(self, n_tokens: int, n_ctx_used: int) -> None:
-        self._emit(Delta(id=self._id, text=self._pending, n_tokens=n_tokens, n_ctx_used=n_ctx_used))
-        self._pending = ""
+    def cancel(self, request_id: int) -> None:
+        """End the request now, if it has not ended by itself."""
+        for slot, (waiting, _) in self._active.items():
+            if waiting.request.id == request_id:
+                self._finish(slot, "cancelled")
+                return
+        left = self._waiting.leave(request_id)
+        if left is not None and left.parked is not None:
+            self._emit_done(left.parked.answering, "cancelled")
+        elif left is not None:
+            self._emit(_cancelled_in_queue(left, n_ctx=self._model.n_ctx))
+
+    def adapters_in_use(self) -> frozenset[str]:
+        """Return the names of the adapters that unfinished requests use."""
+        requests = [waiting.request for waiting, _ in self._active.values()]
+        requests += [waiting.request for waiting in self._waiting]
+        return frozenset(use.name for request in requests for use in request.adapters)
+
+    def watch_experts(self, *, live: bool) -> None:
+        """Emit `ExpertUsage` while answers are decoded, or stop that. Raise `EngineError`."""
+        if self._model.expert_usage is None:
+            raise EngineError("The model was not loaded to watch its experts, or it has none.")
+        self._model.expert_usage.is_active = live
+
+    def free(self) -> None:
+        """Free what unfinished answers hold."""
+        for _, answering in self._active.values():
+            answering.free()
+        for waiting in self._waiting:
+            if waiting.parked is not None:
+                waiting.parked.answering.free()
+
+    # One step --------------------------------------------------------------------------------------------
+
+    def step(self, *, admit: bool = True) -> None:
+        """Admit what fits and decode one batch."""
+        if admit:
+            self._admit()
+        shares = self._shares()
+        if not shares:
+            return
+        group = [(self._active[share.slot][1], share) for share in shares]
+        started_s = time.perf_counter()
+        try:
+            result = self._decode(group)
+        except EdgeappError as problem:
+            self._fail([share.slot for share in shares], problem)
+            return
+        self._settle(group, result, time.perf_counter() - started_s)
+
+    def _settle(self, group: Sequence[tuple[Answering, Share]], result: str, step_s: float) -> None:
+        if result == "aborted":
+            self._model.abort.clear()
+        if result != "ok":
+            for answering, _ in group:
+                answering.undo()
+            return
+        self._learn([share for _, share in group], step_s)
+        for answering, share in group:
+            self._absorb(answering, share.slot)
+        self._report_experts()
+        self._emit(Heartbeat())
+
+    def _absorb(self, answering: Answering, slot: int) -> None:
+        try:
+            answering.absorb()
+        except EdgeappError as problem:
+            self._fail([slot], problem)
+            return
+        if answering.finished is not None:
+            self._finish(slot, answering.finished)
+
+    def _report_experts(self) -> None:
+        counter, now_s = self._model.expert_usage, time.perf_counter()
+        if counter is None or not counter.is_active or now_s < self._experts_s + EXPERTS_S:
+            return
+        self._experts_s = now_s
+        n_tokens, layers = counter.take()
+        self._emit(ExpertUsage(n_tokens=n_tokens, layers=layers))
+
+    def _learn(self, shares: Sequence[Share], step_s: float) -> None:
+        n_tokens = sum(share.n_tokens for share in shares)
+        self._pace.observe(n_tokens=n_tokens, step_s=step_s)
+        if n_tokens == sum(share.n_rows for share in shares):
+            self._admission.batch_cost.observe(n_tokens, step_s)
+
+    def _shares(self) -> tuple[Share, ...]:
+        """Return what the next decode computes; all of it uses the same adapters."""
+        if not self._active:
+            return ()
+        key = max(self._active.values(), key=lambda pair: pair[1].n_skipped)[1].sequence.key
+        group = {slot: pair for slot, pair in self._active.items() if pair[1].sequence.key == key}
+        n_batch = sum(not answering.is_reading for _, answering in group.values())
+        work = [
+            answering.work(slot=slot, rank=waiting.rank, n_batch=n_batch)
+            for slot, (waiting, answering) in group.items()
+        ]
+        shares = share_out(
+            work,
+            n_batch=self._model.n_batch,
+            n_rows=self._model.n_outputs,
+            n_prefill=self._pace.slice_tokens(),
+        )
+        served = {share.slot for share in shares}
+        for slot, (_, answering) in self._active.items():
+            answering.n_skipped = 0 if slot in served else answering.n_skipped + 1
+        return shares
+
+    def _decode(self, group: Sequence[tuple[Answering, Share]]) -> str:
+        """Decode the shares, making room in the KV cache where it is full."""
+        self._model.batch.clear()
+        for answering, share in group:
+            answering.feed(share)
+        self._admission.adapters.apply(self._model.context, group[0][0].request.adapters)
+        self.in_flight = frozenset(answering.request.id for answering, _ in group)
+        try:
+            while (result := self._model.batch.decode(self._model.context)) == "no_slot":
+                if not self._kv.make_room():
+                    return self._give_way()
+        finally:
+            self.in_flight = frozenset()
+        return result
+
+    def _give_way(self) -> str:
+        """Park the answer that came last, so that the others have room. Raise for the only one."""
+        slot = max(self._active, key=lambda slot: self._active[slot][0].rank)
+        if len(self._active) == 1:
+            n_ctx = self._model.n_ctx
+            raise ContextOverflow(
+                f"The KV cache of {self._model.n_kv} tokens is full.", n_ctx=n_ctx, hint="Start a new chat."
+            )
+        self._park(slot)
+        return "no_slot"
+
+    # Slots -----------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        while (waiting := self._waiting.peek()) is not None:
+            try:
+                if not self._admit_one(waiting):
+                    return
+            except EdgeappError as problem:
+                self._waiting.leave(waiting.request.id)
+                self._emit(failed(waiting.request.id, problem))
+
+    def _admit_one(self, waiting: Waiting) -> bool:
+        if waiting.parked is None and waiting.prompt is None:
+            waiting = waiting.with_prompt(self._admission.read(waiting.request))
+            self._waiting.replace_first(waiting)
+        if waiting.prompt is not None and self._is_being_read(waiting.prompt):
+            return False
+        if self._active and not self._has_room(waiting.n_tokens):
+            return False
+        slot = self._free_slot(waiting)
+        if slot is None:
+            return False
+        self._waiting.leave(waiting.request.id)
+        self._active[slot] = (waiting, self._started(waiting))
+        return True
+
+    def _has_room(self, n_tokens: int) -> bool:
+        """Tell whether so many tokens more fit beside the answers in progress, and some of what they become."""
+        spare = HEADROOM_TOKENS * (len(self._active) + 1)
+        return self._kv.n_busy_cells + n_tokens + spare <= self._model.n_kv
+
+    def _is_being_read(self, prompt: Prompt) -> bool:
+        """Tell whether somebody is just computing a beginning that `prompt` can share."""
+        return any(
+            answering.n_to_share(prompt) >= MIN_SHARED
+            for _, answering in self._active.values()
+            if answering.is_reading
+        )
+
+    def _started(self, waiting: Waiting) -> Answering:
+        if waiting.parked is not None:
+            answering = waiting.parked.answering
+            answering.sequence = self._kv.unpark(waiting.parked.saved)
+            return answering
+        assert waiting.prompt is not None  # noqa: S101 - read before
+        return self._admission.begin(waiting.request, waiting.prompt, arrived_s=waiting.arrived_s)
+
+    def _free_slot(self, waiting: Waiting) -> int | None:
+        """Return a free slot; an interactive request takes one from a batch request if need be."""
+        for slot in range(self._model.n_parallel):
+            if slot not in self._active:
+                return slot
+        last = max(self._active, key=lambda slot: self._active[slot][0].rank)
+        if waiting.is_batch or not self._active[last][0].is_batch:
+            return None
+        self._park(last)
+        return last
+
+    def _park(self, slot: int) -> None:
+        """Move an answer out of its slot and out of the KV cache; it goes on when there is room."""
+        waiting, answering = self._active.pop(slot)
+        answering.undo()
+        parked = Parked(answering=answering, saved=self._kv.park(answering.sequence))
+        self._waiting.come_back(waiting.parked_as(parked))
+
+    def _finish(self, slot: int, reason: FinishReason) -> None:
+        _, answering = self._active.pop(slot)
+        self._kv.release(answering.sequence)
+        self._emit_done(answering, reason)
+
+    def _emit_done(self, answering: Answering, reason: FinishReason) -> None:
+        self._emit(answering.close(reason, load_s=self._admission.load_s))
+        answering.free()
+
+    def _fail(self, slots: Sequence[int], problem: EdgeappError) -> None:
+        """End answers whose decode failed; what is in their sequences is not to be trusted."""
+        for slot in slots:
+            waiting, answering = self._active.pop(slot)
+            self._kv.forget(answering.sequence)
+            self._kv.release(answering.sequence)
+            answering.free()
+            self._emit(failed(waiting.request.id, problem))
+
+
+def failed(request_id: int, problem: EdgeappError) -> Failed:
+    """Return the event that ends a request with an error."""
+    numbers = (problem.n_prompt, problem.n_ctx) if isinstance(problem, ContextOverflow) else (0, 0)
+    return Failed(
+        id=request_id,
+        code=problem.code,
+        message=problem.message,
+        hint=problem.hint,
+        n_prompt=numbers[0],
+        n_ctx=numbers[1],
+    )
+
+
+def _cancelled_in_queue(waiting: Waiting, *, n_ctx: int) -> Done:
+    return Done(
+        id=waiting.request.id,
+        finish_reason="cancelled",
+        usage=Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0),
+        timings=Timings(
+            load_s=0.0,
+            ttft_s=0.0,
+            prompt_tps=0.0,
+            decode_tps=0.0,
+            queue_s=time.perf_counter() - waiting.arrived_s,
+        ),
+        n_ctx=n_ctx,
+        n_ctx_used=0,
+    )

@@ -1,7 +1,7 @@
-"""Decode given tokens to measure the model: write logits to a file, or collect activations.
+"""Decode given tokens to measure the model: write logits, collect activations, count experts.
 
 No chat template and no sampling. Shares the sequence of the chat, so the one who comes next finds in
-`CachedSequence` what is really in the KV cache. Knows no pipe and no thread.
+`Solo` what is really in the KV cache. Knows no pipe and no thread.
 """
 
 from __future__ import annotations
@@ -9,28 +9,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeapp.engine import bindings
-from edgeapp.engine.sequence import Cancelled
+from edgeapp.engine.bindings.context import logits
+from edgeapp.engine.solo import Cancelled
 from edgeapp.errors import ContextOverflow, EngineError
-from edgeapp.protocol import Collect, Collected, Evaluate, Evaluated, Progress, WriteImatrix
+from edgeapp.protocol import (
+    Collect,
+    Collected,
+    Evaluate,
+    Evaluated,
+    ExpertUsage,
+    Progress,
+    ReadExpertUsage,
+    WriteImatrix,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from edgeapp.engine.collector import Collector
+    from edgeapp.engine.expert_usage import ExpertUsageCounter
     from edgeapp.engine.model import LoadedModel
-    from edgeapp.engine.sequence import CachedSequence
+    from edgeapp.engine.solo import Solo
     from edgeapp.protocol import Event
 
 _FLOAT_BYTES = 4
 
 
 class Measurement:
-    """Answers `Evaluate`, `Collect` and `WriteImatrix`."""
+    """Answers `Evaluate`, `Collect`, `WriteImatrix` and `ReadExpertUsage`."""
 
-    def __init__(
-        self, model: LoadedModel, sequence: CachedSequence, *, emit: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, model: LoadedModel, sequence: Solo, *, emit: Callable[[Event], None]) -> None:
         self._model = model
         self._sequence = sequence
         self._emit = emit
@@ -48,7 +56,7 @@ class Measurement:
             file.truncate(n_rows * n_vocab * _FLOAT_BYTES)
             for n_logits in self._decode(request, first_logits=request.first_logits):
                 if n_logits:
-                    file.write(bindings.logits(self._model.context, n_logits * n_vocab))
+                    file.write(logits(self._model.context, n_logits * n_vocab))
         return Evaluated(id=request.id, n_rows=n_rows, n_vocab=n_vocab)
 
     def collect(self, request: Collect) -> Collected:
@@ -67,11 +75,26 @@ class Measurement:
         collector.write(request.file, datasets=request.datasets, chunk_size=request.chunk_size)
         return Collected(id=request.id, n_tokens=collector.n_tokens)
 
-    def _decode(self, request: Evaluate | Collect, *, first_logits: int) -> Iterator[int]:
+    def read_expert_usage(self, request: ReadExpertUsage) -> ExpertUsage:
+        """Count which experts `request.tokens` use. Raise `ContextOverflow` or `EngineError`."""
+        counter = self._expert_usage()
+        self._check(request.tokens)
+        with counter.counting():
+            # Every token has logits, so that the last layer sees all of them, too.
+            for _ in self._decode(request, first_logits=0):
+                pass
+            n_tokens, layers = counter.take()
+        if n_tokens != len(request.tokens):
+            raise EngineError(
+                f"{n_tokens} tokens were seen going to experts, {len(request.tokens)} were computed.",
+                hint="Try again.",
+            )
+        return ExpertUsage(id=request.id, n_tokens=n_tokens, layers=layers)
+
+    def _decode(self, request: Evaluate | Collect | ReadExpertUsage, *, first_logits: int) -> Iterator[int]:
         """Decode piece by piece; yield for how many tokens of each there are logits now."""
         tokens = request.tokens
         n_past = self._reused(request)
-        self._sequence.prefix.rendered = b""
         n_past = self._sequence.keep(n_past)
         try:
             for end, n_logits in _pieces(
@@ -91,11 +114,11 @@ class Measurement:
             self._sequence.forget()
             raise
 
-    def _reused(self, request: Evaluate | Collect) -> int:
+    def _reused(self, request: Evaluate | Collect | ReadExpertUsage) -> int:
         if not isinstance(request, Evaluate) or not request.reuse_prefix:
             return 0
         # What has logits is decoded even when it is cached.
-        return min(self._sequence.prefix.common(request.tokens), request.first_logits)
+        return min(self._sequence.common(request.tokens), request.first_logits)
 
     def _check(self, tokens: Sequence[int]) -> None:
         n_vocab = self._model.vocab.facts.n_tokens
@@ -113,6 +136,11 @@ class Measurement:
         if self._model.collector is None:
             raise EngineError("The model was not loaded to collect activations.")
         return self._model.collector
+
+    def _expert_usage(self) -> ExpertUsageCounter:
+        if self._model.expert_usage is None:
+            raise EngineError("The model was not loaded to watch its experts, or it has none.")
+        return self._model.expert_usage
 
 
 def _pieces(

@@ -5,20 +5,36 @@ Knows no protocol message and no request; `edgeapp.engine.loop` drives it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeapp.engine import bindings
-from edgeapp.engine.bindings import AbortFlag, Batch, ContextHandle, ContextOptions, ModelOptions, VocabHandle
+from edgeapp.engine.bindings import (
+    AbortFlag,
+    Batch,
+    ContextHandle,
+    ContextOptions,
+    ModelHandle,
+    ModelOptions,
+    VocabHandle,
+)
 from edgeapp.engine.templates import MARK, ChatTemplate
 from edgeapp.errors import UnsupportedModel
-from edgeapp.protocol import Load, LoadPhase, Message
+from edgeapp.protocol import Load, LoadPhase, Message, Tool
 
 if TYPE_CHECKING:
     from edgeapp.engine.collector import Collector
+    from edgeapp.engine.expert_usage import ExpertUsageCounter
+
+CTX_STEP = 256  # llama.cpp rounds a context up to this (llama-context.cpp, GGML_PAD(n_ctx, 256))
+SPARE_SEQUENCES = 4
+"""Conversations that stay in the KV cache beside those that are being answered."""
+DRAFT_ROWS = 8
+"""Drafted tokens whose logits one decode can return."""
 
 OnProgress = Callable[[LoadPhase, float], None]
 
@@ -27,12 +43,13 @@ class Vocab:
     """Text to tokens and back."""
 
     def __init__(self, handle: VocabHandle) -> None:
-        self._handle = handle
+        self.handle = handle
         self.facts = bindings.vocab_facts(handle)
         self._pieces: dict[int, bytes] = {}
+        self._spelled: dict[int, bytes] = {}
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        return bindings.tokenize(self._handle, text, add_special=add_special, parse_special=parse_special)
+        return bindings.tokenize(self.handle, text, add_special=add_special, parse_special=parse_special)
 
     def tokenize_prompt(self, prompt: str, *, is_start: bool) -> list[int]:
         """Tokenise a rendered template; text on both sides of a `MARK` can form no control token.
@@ -45,45 +62,84 @@ class Vocab:
             tokens.insert(0, bos)
         return tokens
 
-    def piece(self, token: int) -> bytes:
-        piece = self._pieces.get(token)
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Return the token's bytes; `special` spells control tokens out, which have none otherwise."""
+        known = self._spelled if special else self._pieces
+        piece = known.get(token)
         if piece is None:
-            piece = self._pieces[token] = bindings.token_to_piece(self._handle, token)
+            piece = known[token] = bindings.token_to_piece(self.handle, token, special=special)
         return piece
 
     def is_eog(self, token: int) -> bool:
-        return bindings.is_eog(self._handle, token)
+        return bindings.is_eog(self.handle, token)
 
     @cached_property
     def eog_tokens(self) -> tuple[int, ...]:
         return tuple(token for token in range(self.facts.n_tokens) if self.is_eog(token))
 
+    def tokens_named(self, texts: frozenset[str]) -> frozenset[int]:
+        """Return the control and user-defined tokens with these texts."""
+        return frozenset(self._special_tokens[text] for text in texts if text in self._special_tokens)
+
+    @cached_property
+    def _special_tokens(self) -> dict[str, int]:
+        texts = {*self.facts.control_texts, *self.facts.user_defined_texts}
+        named = ((self.text_of(token), token) for token in range(self.facts.n_tokens))
+        return {text: token for text, token in named if text in texts}
+
     def text_of(self, token: int | None) -> str:
-        return "" if token is None else bindings.token_text(self._handle, token)
+        return "" if token is None else bindings.token_text(self.handle, token)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """Everything the decode loop needs. `abort` ends a running decode from another thread."""
 
+    handle: ModelHandle
+    path: Path
     vocab: Vocab
     template: ChatTemplate
     context: ContextHandle
     batch: Batch
     abort: AbortFlag
     n_ctx: int
+    """How many tokens one conversation may have."""
+    n_kv: int
+    """How many all of them may have together."""
     n_ctx_train: int
     n_batch: int
+    n_parallel: int
+    """How many answers are decoded at the same time."""
+    n_sequences: int
+    """How many conversations the KV cache can hold, with those that nobody continues at the moment."""
+    can_truncate: bool
+    """The KV cache can be cut anywhere; a recurrent state cannot."""
     n_threads: int
     n_outputs: int
     """For how many tokens of one decode logits can be asked."""
     collector: Collector | None
+    expert_usage: ExpertUsageCounter | None
+    n_expert: int
+    """Routed experts of a layer; 0 in a dense model."""
+    n_expert_used: int
+    n_embd: int
     desc: str
 
-    def prompt(self, messages: Sequence[Message]) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] = (),
+        options: Mapping[str, object] | None = None,
+    ) -> str:
+        """Return the prompt of a conversation, ready for an answer. Raise `TemplateError`."""
         facts = self.vocab.facts
         return self.template.render(
-            messages, control_texts=facts.control_texts, user_defined_texts=facts.user_defined_texts
+            messages,
+            tools=tools,
+            options=options or {},
+            control_texts=facts.control_texts,
+            user_defined_texts=facts.user_defined_texts,
         )
 
 
@@ -99,6 +155,7 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
             cpu_experts=request.cpu_experts,
             use_mmap=request.use_mmap,
             repack=request.repack,
+            replaced=_replaced(request),
         )
         handle = bindings.load_model(request.path, options, _percent_steps(on_progress))
         stack.callback(bindings.free_model, handle)
@@ -109,34 +166,44 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
             )
         on_progress("context", 0.0)
         abort = AbortFlag()
+        can_truncate = not bindings.model_is_recurrent(handle)
         collector = _collector() if request.collect else None
+        n_expert = _count(handle, "expert_count")
+        expert_usage = _expert_usage(n_expert) if request.watch_experts and n_expert else None
+        watching = collector or expert_usage
         context = bindings.new_context(
             handle,
-            _context_options(request),
-            # An aborted micro-batch would have been added up in part.
-            abort=None if collector else abort,
-            watch=collector.callback if collector else None,
+            _context_options(request, can_truncate=can_truncate),
+            # An aborted micro-batch would have been added up in part, or could not be taken back.
+            abort=abort if can_truncate and not collector else None,
+            watch=watching.callback if watching else None,
         )
         stack.callback(bindings.free_context, context)
-        batch = Batch(request.n_ubatch)
-        stack.callback(batch.free)
         vocab = Vocab(bindings.get_vocab(handle))
+        n_kv = bindings.context_n_ctx(context)
+        n_batch = bindings.context_n_batch(context)
         model = LoadedModel(
+            handle=handle,
+            path=Path(request.path),
             vocab=vocab,
-            template=ChatTemplate(
-                bindings.chat_template(handle),
-                bos_text=vocab.text_of(vocab.facts.bos),
-                eos_text=vocab.text_of(vocab.facts.eos),
-            ),
+            template=_template(handle, vocab),
             context=context,
-            batch=batch,
+            batch=Batch(n_batch),
             abort=abort,
-            n_ctx=bindings.context_n_ctx(context),
+            n_ctx=min(n_kv, -(-request.n_ctx // CTX_STEP) * CTX_STEP),
+            n_kv=n_kv,
             n_ctx_train=bindings.model_n_ctx_train(handle),
-            n_batch=bindings.context_n_batch(context),
+            n_batch=n_batch,
+            n_parallel=request.n_parallel,
+            n_sequences=_n_sequences(request, can_truncate=can_truncate),
+            can_truncate=can_truncate,
             n_threads=request.n_threads,
             n_outputs=_n_outputs(request),
             collector=collector,
+            expert_usage=expert_usage,
+            n_expert=n_expert,
+            n_expert_used=_count(handle, "expert_used_count"),
+            n_embd=bindings.model_n_embd(handle),
             desc=bindings.model_desc(handle),
         )
         on_progress("warmup", 0.0)
@@ -144,9 +211,42 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
         yield model
 
 
-def _context_options(request: Load) -> ContextOptions:
+def _template(handle: ModelHandle, vocab: Vocab) -> ChatTemplate:
+    return ChatTemplate(
+        bindings.chat_template(handle),
+        tool_use=bindings.chat_template(handle, "tool_use"),
+        bos_text=vocab.text_of(vocab.facts.bos),
+        eos_text=vocab.text_of(vocab.facts.eos),
+        vocabulary={*vocab.facts.control_texts, *vocab.facts.user_defined_texts},
+    )
+
+
+def _replaced(request: Load) -> tuple[tuple[str, int], ...]:
+    if not request.n_expert_used:
+        return ()
+    # The header's parser is needed by nobody else here.
+    from edgeapp.engine.expert_override import expert_override
+
+    return (expert_override(Path(request.path), request.n_expert_used),)
+
+
+def _count(handle: ModelHandle, key: str) -> int:
+    """Return a number of the header; 0 where there is none, or one for each layer."""
+    value = bindings.model_arch_value(handle, key) or ""
+    return int(value) if value.isdigit() else 0
+
+
+def _expert_usage(n_expert: int) -> ExpertUsageCounter:
+    # numpy is a tenth of a second that a chat does not need.
+    from edgeapp.engine.expert_usage import ExpertUsageCounter
+
+    return ExpertUsageCounter(n_expert=n_expert)
+
+
+def _context_options(request: Load, *, can_truncate: bool) -> ContextOptions:
     return ContextOptions(
-        n_ctx=request.n_ctx,
+        n_ctx=request.n_kv or request.n_ctx,
+        n_sequences=_n_sequences(request, can_truncate=can_truncate),
         n_batch=request.n_ubatch,
         n_ubatch=request.n_ubatch,
         n_threads=request.n_threads,
@@ -155,9 +255,16 @@ def _context_options(request: Load) -> ContextOptions:
     )
 
 
+def _n_sequences(request: Load, *, can_truncate: bool) -> int:
+    """Every sequence of a recurrent model has memory of its own; those of a KV cache share its cells."""
+    return request.n_parallel + (SPARE_SEQUENCES if can_truncate else 0)
+
+
 def _n_outputs(request: Load) -> int:
     """Every token needs logits where activations are collected, or the last layer would skip it."""
-    return request.n_ubatch if request.collect else min(request.n_outputs or 1, request.n_ubatch)
+    if request.collect:
+        return request.n_ubatch
+    return min(request.n_outputs or request.n_parallel + DRAFT_ROWS, request.n_ubatch)
 
 
 def _collector() -> Collector:
@@ -170,7 +277,8 @@ def _collector() -> Collector:
 def _warm_up(model: LoadedModel) -> None:
     """Decode one token and forget it: pages the weights in and proves that the model computes."""
     first = model.vocab.facts.bos if model.vocab.facts.bos is not None else 0
-    model.batch.decode(model.context, [first], n_past=0, n_logits=1)
+    model.batch.add([first], sequence=0, n_past=0, n_logits=1)
+    model.batch.decode(model.context)
     bindings.kv_clear(model.context)
 
 

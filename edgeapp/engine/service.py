@@ -1,6 +1,6 @@
-"""Take requests one after the other and answer them with events. Knows pipes, not who is at the other end.
+"""Take requests from a pipe and answer them with events on another. Knows not who is at the other end.
 
-Two threads: the main thread owns llama.cpp and runs the only decode loop; a reader thread takes lines in,
+Two threads: the main thread owns llama.cpp and does all the work in steps; a reader thread takes lines in,
 so that a cancel, a shutdown or the parent's death takes effect while llama.cpp computes.
 """
 
@@ -11,24 +11,22 @@ import queue
 import threading
 import time
 from contextlib import ExitStack
-from typing import assert_never
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeapp import protocol
 from edgeapp.engine import bindings, model
-from edgeapp.engine.loop import DecodeLoop
-from edgeapp.engine.measurement import Measurement
-from edgeapp.engine.sequence import CachedSequence
+from edgeapp.engine.core import Core
+from edgeapp.engine.loop import failed
 from edgeapp.errors import EdgeappError, EngineError
 from edgeapp.protocol import (
     AnyRequest,
     Cancel,
-    Collect,
-    Evaluate,
+    Done,
     Event,
     Failed,
-    Generate,
+    Heartbeat,
     Hello,
     Load,
     Loaded,
@@ -37,10 +35,15 @@ from edgeapp.protocol import (
     Notice,
     Progress,
     Shutdown,
-    Tokenize,
-    Tokens,
-    WriteImatrix,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgeapp.engine.model import LoadedModel
+
+HEARTBEAT_S = 0.5
+"""A worker that computes writes something at least this often, between two decodes."""
 
 
 def serve(events_fd: int) -> None:
@@ -62,25 +65,48 @@ def serve(events_fd: int) -> None:
 
 
 class Service:
-    """Takes requests one after the other; the reader thread runs `read_requests`."""
+    """The reader thread runs `read_requests`, the main thread `serve`."""
 
     def __init__(self, events_fd: int) -> None:
         self._events_fd = events_fd
         self._requests: queue.SimpleQueue[AnyRequest] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._ending = threading.Event()
-        self._model: model.LoadedModel | None = None
-        self._loop: DecodeLoop | None = None
-        self._measurement: Measurement | None = None
+        self._model: LoadedModel | None = None
+        self._core: Core | None = None
+        self._unwritten = bytearray()
+        self._written_s = 0.0
         self._write_lock = threading.Lock()
 
+    # Events ----------------------------------------------------------------------------------------------
+
     def emit(self, event: Event) -> None:
-        line = protocol.encode(event)
+        """Write an event now, behind those of the running step."""
+        self._collect(event)
+        self._flush()
+
+    def _collect(self, event: Event) -> None:
+        """Keep an event until the end of the step: one write wakes the other side once."""
+        if isinstance(event, Heartbeat) and time.monotonic() < self._written_s + HEARTBEAT_S:
+            return
         with self._write_lock:
+            if isinstance(event, Done):
+                self._unwritten += protocol.encode(_memory(event.id))
+            self._unwritten += protocol.encode(event)
+        if isinstance(event, Progress):  # a measurement is one long step
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._write_lock:
+            if not self._unwritten:
+                return
+            line = bytes(self._unwritten)
+            self._unwritten.clear()
+            self._written_s = time.monotonic()
             while line:
                 line = line[os.write(self._events_fd, line) :]
 
-    # Reader thread ---------------------------------------------------------------------------
+    # Reader thread ---------------------------------------------------------------------------------------
 
     def read_requests(self) -> None:
         with os.fdopen(0, "rb") as lines:
@@ -95,59 +121,62 @@ class Service:
         except msgspec.MsgspecError as problem:
             self.emit(Failed(code="protocol", message=f"The request is not understood: {problem}."))
             return
-        match request:
-            case Cancel(target=target):
-                self._cancelled.add(target)
-                self._abort()
-            case Shutdown():
-                self._ending.set()
-                self._requests.put(request)
-                self._abort()
-            case _:
-                self._requests.put(request)
+        if isinstance(request, Cancel):
+            self._cancelled.add(request.target)
+        if isinstance(request, Shutdown):
+            self._ending.set()
+        self._requests.put(request)
+        self._abort_if_unwanted()
+
+    def _abort_if_unwanted(self) -> None:
+        """Abort the running decode when nobody it works for still wants it."""
+        if self._model is None or self._core is None:
+            return
+        in_flight = self._core.in_flight
+        if self._ending.is_set() or (in_flight and in_flight <= self._cancelled):
+            self._model.abort.set()
 
     def _is_cancelled(self, request_id: int) -> bool:
         return self._ending.is_set() or request_id in self._cancelled
 
-    def _abort(self) -> None:
-        if self._model is not None:
-            self._model.abort.set()
-
-    # Main thread ---------------------------------------------------------------------------
+    # Main thread -----------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Answer requests until `Shutdown`."""
         with ExitStack() as stack:
-            while not isinstance(request := self._requests.get(), Shutdown):
-                try:
-                    self._serve_one(request, stack)
-                except EdgeappError as problem:
-                    self.emit(
-                        Failed(id=request.id, code=problem.code, message=problem.message, hint=problem.hint)
-                    )
-            self._model = self._loop = self._measurement = None
+            while not self._ending.is_set():
+                for request in self._arrived():
+                    self._take(request, stack)
+                if self._core is not None and self._core.is_busy:
+                    self._core.step()
+                self._flush()
+            self._model = self._core = None
 
-    def _serve_one(
-        self,
-        request: AnyRequest,
-        stack: ExitStack,
-    ) -> None:
+    def _arrived(self) -> Iterator[AnyRequest]:
+        """Yield what has arrived; wait for something when there is nothing else to do."""
+        if self._core is None or not self._core.is_busy:
+            yield self._requests.get()
+        while not self._requests.empty():
+            yield self._requests.get()
+
+    def _take(self, request: AnyRequest, stack: ExitStack) -> None:
         match request:
+            case Shutdown():
+                return
+            case Cancel(target=target):
+                # Whatever it is about has been taken before it, from the same queue.
+                if self._core is not None:
+                    self._core.cancel(target)
+                self._cancelled.discard(target)
             case Load():
-                self._load(request, stack)
-            case Generate():
-                self._generate(request)
-            case Tokenize():
-                ids = self._loaded().vocab.tokenize(
-                    request.text, add_special=request.add_special, parse_special=request.parse_special
-                )
-                self.emit(Tokens(id=request.id, ids=tuple(ids)))
-            case Evaluate() | Collect() | WriteImatrix():
-                self._measure(request)
-            case Cancel():
-                pass  # the reader thread has dealt with it
+                try:
+                    self._load(request, stack)
+                except EdgeappError as problem:
+                    self._collect(failed(request.id, problem))
+            case _ if self._core is None:
+                self._collect(failed(request.id, EngineError("No model is loaded.")))
             case _:
-                raise EngineError("This request is not supported yet.")
+                self._core.take(request)
 
     def _load(self, request: Load, stack: ExitStack) -> None:
         if self._model is not None:
@@ -159,12 +188,11 @@ class Service:
 
         loaded = stack.enter_context(model.load(request, on_progress))
         load_s = time.perf_counter() - started_s
-        self._model = loaded
-        sequence = CachedSequence(loaded, is_cancelled=self._is_cancelled)
-        self._loop = DecodeLoop(loaded, sequence, load_s=load_s, emit=self.emit)
-        self._measurement = Measurement(loaded, sequence, emit=self.emit)
+        core = Core(loaded, request, emit=self._collect, is_cancelled=self._is_cancelled, load_s=load_s)
+        stack.callback(core.free)
+        self._model, self._core = loaded, core
         if loaded.template.warning:
-            self.emit(
+            self._collect(
                 Notice(
                     id=request.id,
                     code="template_fallback",
@@ -172,57 +200,27 @@ class Service:
                     hint="Answers may be worse than with the model's own template.",
                 )
             )
-        self.emit(_memory(request.id))
-        self.emit(
-            Loaded(
-                id=request.id,
-                n_ctx=loaded.n_ctx,
-                n_ctx_train=loaded.n_ctx_train,
-                n_vocab=loaded.vocab.facts.n_tokens,
-                bos=loaded.vocab.facts.bos if loaded.vocab.facts.add_bos else None,
-                n_threads=loaded.n_threads,
-                template=loaded.template.origin,
-                load_s=load_s,
-                model_desc=loaded.desc,
-            )
-        )
+        self._collect(_memory(request.id))
+        self._collect(_loaded(request, loaded, load_s=load_s))
 
-    def _generate(self, request: Generate) -> None:
-        self._loaded()
-        assert self._loop is not None  # noqa: S101 - set together with the model
-        try:
-            done = self._loop.answer(request)
-        finally:
-            self._cancelled.discard(request.id)
-        self.emit(_memory(request.id))
-        self.emit(done)
 
-    def _measure(self, request: Evaluate | Collect | WriteImatrix) -> None:
-        self._loaded()
-        assert self._measurement is not None  # noqa: S101 - set together with the model
-        try:
-            match request:
-                case Evaluate():
-                    done: Event = self._measurement.evaluate(request)
-                case Collect():
-                    done = self._measurement.collect(request)
-                case WriteImatrix():
-                    done = self._measurement.write_imatrix(request)
-                case _:
-                    assert_never(request)
-        except OSError as problem:
-            raise EngineError(
-                f"A file of the measurement cannot be written: {problem.strerror or problem}.",
-                hint="The disk may be full.",
-            ) from problem
-        finally:
-            self._cancelled.discard(request.id)
-        self.emit(done)
-
-    def _loaded(self) -> model.LoadedModel:
-        if self._model is None:
-            raise EngineError("No model is loaded.")
-        return self._model
+def _loaded(request: Load, loaded: LoadedModel, *, load_s: float) -> Loaded:
+    facts = loaded.vocab.facts
+    return Loaded(
+        id=request.id,
+        n_ctx=loaded.n_ctx,
+        n_ctx_train=loaded.n_ctx_train,
+        n_vocab=facts.n_tokens,
+        n_parallel=loaded.n_parallel,
+        n_expert=loaded.n_expert,
+        n_expert_used=loaded.n_expert_used,
+        n_embd=loaded.n_embd,
+        bos=facts.bos if facts.add_bos else None,
+        n_threads=loaded.n_threads,
+        template=loaded.template.origin,
+        load_s=load_s,
+        model_desc=loaded.desc,
+    )
 
 
 def _memory(request_id: int) -> Memory:

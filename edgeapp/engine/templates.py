@@ -1,129 +1,193 @@
-"""Render a conversation with the model's chat template, as a program that must not be trusted.
+"""Render a conversation with the model's chat template.
 
-A template is code that came with a model file (CVE-2024-34359). It runs in jinja2's immutable sandbox,
-in the worker, with a limit on time, on memory and on the length of its output. Without a template, or
-with one that does not compile, ChatML is used and the caller says so.
-Text in a conversation cannot become a control token: see `neutralise`.
+Without a template, or with one that does not compile, ChatML is used and the caller says so. What a
+template does with system messages, tools and calls is found out by trying it, once, when it first matters.
+Text in a conversation cannot become a control token: see `edgeapp.engine.neutral`.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import json
-import resource
-import signal
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from edgeapp.engine.dialects.choice import dialect_of
+from edgeapp.engine.dialects.hermes import DESCRIBED
+from edgeapp.engine.dialects.hermes import describe as describe_tools
+from edgeapp.engine.neutral import MARK, neutralise
+from edgeapp.engine.template_probe import abilities_of
+from edgeapp.engine.template_sandbox import MAX_OUTPUT_CHARS, Program
+from edgeapp.engine.template_turns import (
+    Abilities,
+    NameCall,
+    Speech,
+    numbered_id,
+    short_id,
+    tool_values,
+    turns_of,
+)
 from edgeapp.errors import ContextOverflow, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from jinja2.parser import Parser
-    from jinja2.runtime import Context
+    from edgeapp.engine.dialects import Dialect
+    from edgeapp.protocol import Message, Tool
 
-    from edgeapp.protocol import Message
-
-MAX_TEMPLATE_CHARS = 256 * 1024
-MAX_OUTPUT_CHARS = 8 * 1024 * 1024
-TIME_LIMIT_S = 2.0
-MEMORY_LIMIT_BYTES = 512 * 1024**2
-MAX_POWER_BITS = 4096
+__all__ = ["CHATML", "MARK", "ChatTemplate", "Remark", "neutralise"]
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-MARK = "\ue0ff"
-"""A private-use character that splits control strings inside a message; the tokeniser never sees it."""
+_RESERVED = frozenset(
+    {
+        "messages",
+        "tools",
+        "add_generation_prompt",
+        "bos_token",
+        "eos_token",
+        "raise_exception",
+        "strftime_now",
+    }
+)
+"""No option may stand in for these."""
+
+_SYNONYMS = {"enable_thinking": "thinking", "reasoning_effort": "reasoning_strength"}
+"""Some templates know an option under another name (llama.cpp, common/jinja/caps.cpp)."""
 
 
-class _TimeUp(BaseException):
-    """No `Exception`: jinja2 swallows those while it folds constants."""
+@dataclass(frozen=True, kw_only=True)
+class Remark:
+    """Something the user should know about the template."""
 
-
-class _GenerationBlock(Extension):
-    """`{% generation %}` marks the assistant's part for training; here it only lets its body through."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as an instance attribute
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"**"})
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        # Python computes a huge power in C, where no alarm can interrupt it.
-        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MAX_POWER_BITS:
-            raise TemplateError("The model's chat template computes a power that is too large.")
-        return super().call_binop(context, operator, left, right)
+    code: str
+    message: str
+    hint: str = ""
 
 
 class ChatTemplate:
-    """A compiled template. `origin` says where it came from, `warning` why ChatML had to stand in."""
+    """A compiled template. `origin` says where it came from, `warning` why ChatML had to stand in.
 
-    def __init__(self, source: str | None, *, bos_text: str, eos_text: str) -> None:
+    `tool_use` is the template's variant for conversations with tools. `vocabulary` holds the texts of the
+    model's special tokens; they tell that a model thinks whose template never mentions it.
+    """
+
+    def __init__(
+        self,
+        source: str | None,
+        *,
+        bos_text: str,
+        eos_text: str,
+        tool_use: str | None = None,
+        vocabulary: Collection[str] = (),
+    ) -> None:
         self.origin: Literal["gguf", "chatml"] = "gguf"
         self.warning = ""
         self._variables = {"bos_token": bos_text, "eos_token": eos_text}
-        environment = _environment()
+        self._source = source if source is not None else tool_use or ""
         try:
-            with _limits():
-                self._template = environment.from_string(_checked(source))
-        except (jinja2.TemplateSyntaxError, TemplateError, RecursionError, MemoryError) as problem:
-            self.origin = "chatml"
-            reason = str(problem) or type(problem).__name__
-            self.warning = f"ChatML is used instead of the model's chat template: {reason}"
-            self._template = environment.from_string(CHATML)
+            if not self._source:
+                raise TemplateError("The model carries no chat template.")  # noqa: TRY301 - handled like the rest
+            self._program = Program(self._source)
+        except TemplateError as problem:
+            self.origin, self._source, self._program = "chatml", CHATML, Program(CHATML)
+            self.warning = f"ChatML is used instead of the model's chat template: {problem}"
+        self._tool_source, self._tool_program = self._variant(tool_use)
+        self._spoken = dialect_of(self._source, vocabulary)
+        if self._tool_source != self._source:
+            self._spoken = replace(self._spoken, tools=dialect_of(self._tool_source).tools)
+
+    def _variant(self, source: str | None) -> tuple[str, Program]:
+        """Return the template for conversations with tools: the variant, or the template itself."""
+        if source and self.origin == "gguf":
+            try:
+                return source, Program(source)
+            except TemplateError as problem:
+                self.warning = f"The template's variant for tools is not used: {problem}"
+        return self._source, self._program
+
+    # What it can -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def abilities(self) -> Abilities:
+        """What the template understands in a conversation without tools."""
+        return self._abilities_of(self._program)
+
+    @cached_property
+    def tool_abilities(self) -> Abilities:
+        """What it understands in one with tools."""
+        if self._tool_program is self._program and self._spoken.calls_tools:
+            return self.abilities
+        found = self._abilities_of(self._tool_program)
+        if self._spoken.calls_tools:
+            return found
+        # Its calls could not be parsed, so the model is taught calls that can be.
+        return replace(found, tools=False)
+
+    def _abilities_of(self, program: Program) -> Abilities:
+        return abilities_of(lambda variables: program.run({**self._variables, **variables}))
+
+    @cached_property
+    def has_own_tools(self) -> bool:
+        """Whether the template describes tools itself, and writes calls in a format that is parsed."""
+        return self._spoken.calls_tools and self.tool_abilities.tools
+
+    @cached_property
+    def _keeps_format(self) -> bool:
+        """Whether calls are in the template's format, not in one that the model is taught."""
+        can_describe = self._spoken.tools is not None and self._spoken.tools.describe is not None
+        return self.has_own_tools or (can_describe and self.tool_abilities.calls is not None)
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How the model writes thoughts and tool calls."""
+        return self._spoken if self._keeps_format else replace(self._spoken, tools=DESCRIBED)
+
+    @property
+    def thinks(self) -> bool:
+        return self._spoken.thinks
+
+    @cached_property
+    def tool_remark(self) -> Remark | None:
+        """What to say when tools are given to a model whose template knows none."""
+        if self.has_own_tools:
+            return None
+        return Remark(
+            code="tools_described",
+            message="The model's chat template knows no tools: they are described in the system message.",
+            hint="A model that was trained to call tools will do it better.",
+        )
+
+    # Rendering -------------------------------------------------------------------------------------------
 
     def render(
         self,
         messages: Sequence[Message],
         *,
+        tools: Sequence[Tool] = (),
+        options: Mapping[str, object] | None = None,
         control_texts: Sequence[str] = (),
         user_defined_texts: Sequence[str] = (),
+        add_generation_prompt: bool = True,
     ) -> str:
-        """Return the prompt, ready for an answer; `MARK` splits special strings found in messages.
+        """Return the prompt, ready for an answer; `MARK` splits special strings found in messages and tools.
 
-        User-defined strings (`<think>` in many models) are left alone in the model's own answers, where
-        templates look for them to drop old thoughts.
+        `options` are variables of the template, such as `enable_thinking`.
         Raise `TemplateError` when the template refuses the conversation or exceeds a limit, `ContextOverflow`
         for millions of characters.
         """
-        n_chars = sum(len(m.content) for m in messages)
-        if n_chars > MAX_OUTPUT_CHARS // 2:
-            raise ContextOverflow(
-                f"The conversation has {n_chars} characters, more than any context holds.",
-                hint="Send less text.",
-            )
-        special = (*control_texts, *user_defined_texts)
-        turns = [
-            {
-                "role": m.role,
-                "content": neutralise(m.content, control_texts if m.role == "assistant" else special),
-            }
-            for m in messages
-        ]
+        _check_length(messages, tools)
         try:
-            with _limits():
-                return self._collect({"messages": turns, "add_generation_prompt": True})
+            speech = Speech(control_texts, user_defined_texts)
+            variables = self._conversation(messages, tools, speech)
+            variables |= _options(options or {}, speech)
+            variables |= self._variables | {"add_generation_prompt": add_generation_prompt}
+            program = self._tool_program if tools and self.has_own_tools else self._program
+            text = program.run(variables)
         except TemplateError:
             raise
-        except MemoryError as problem:
-            raise TemplateError(
-                f"The model's chat template needed more than {MEMORY_LIMIT_BYTES // 1024**2} MiB.",
-                hint="The model file is suspicious: get it from its author.",
-            ) from problem
         except Exception as problem:  # a template can raise anything
             raise TemplateError(
                 f"The model's chat template refused the conversation: {str(problem).rstrip('.')}.",
@@ -131,103 +195,59 @@ class ChatTemplate:
                 if messages[:1] and messages[0].role == "system"
                 else "Start a new chat.",
             ) from problem
+        return self._spoken.mended(text) if add_generation_prompt else text
 
-    def _collect(self, variables: dict[str, object]) -> str:
-        parts: list[str] = []
-        n_chars = 0
-        for part in self._template.generate(self._variables | variables):
-            parts.append(part)
-            n_chars += len(part)
-            if n_chars > MAX_OUTPUT_CHARS:
-                raise TemplateError(
-                    f"The model's chat template wrote more than {MAX_OUTPUT_CHARS} characters.",
-                    hint="The model file is suspicious: get it from its author.",
-                )
-        return "".join(parts).encode("utf-8", "replace").decode()  # a template can write lone surrogates
-
-
-def neutralise(content: str, control_texts: Sequence[str]) -> str:
-    """Split every control string in a message with `MARK`, so that it tokenises as plain text."""
-    content = content.replace(MARK, "")
-    for text in control_texts:
-        if text in content:
-            content = content.replace(text, text[0] + MARK + text[1:])
-    return content
-
-
-def _checked(source: str | None) -> str:
-    if source is None:
-        raise TemplateError("The model carries no chat template.")
-    if len(source) > MAX_TEMPLATE_CHARS:
-        raise TemplateError(
-            f"The model's chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARS}."
+    def _conversation(
+        self, messages: Sequence[Message], tools: Sequence[Tool], speech: Speech
+    ) -> dict[str, Any]:
+        """Return the variables `messages` and `tools`."""
+        values = tool_values(tools, speech)
+        own = values if values and self.has_own_tools else []
+        format_ = self._spoken.tools if self._keeps_format else None
+        describe = (format_.describe if format_ else None) or describe_tools
+        turns = turns_of(
+            messages,
+            speech,
+            self._needed_abilities(messages, tools),
+            tools_text="" if own or not values else describe(values),
+            name_call=self._name_call,
+            write_calls=format_.write if format_ else None,
+            thinking_key="thinking" if "message.thinking" in self._source else "reasoning_content",
         )
-    return source
+        return {"messages": turns, "tools": own} if own else {"messages": turns}
+
+    def _needed_abilities(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Abilities:
+        """Return the template's abilities, without trying it for a conversation that is plain anyway."""
+        has_calls = any(message.tool_calls or message.role == "tool" for message in messages)
+        if not tools and not has_calls:
+            return self.abilities if messages[:1] and messages[0].role == "system" else Abilities()
+        if not self._keeps_format:
+            return replace(self.abilities, calls=None, results=False)
+        return self.tool_abilities if tools else self.abilities
+
+    @property
+    def _name_call(self) -> NameCall | None:
+        if "length != 9" in self._tool_source:
+            return short_id
+        tools = self._spoken.tools
+        return numbered_id if tools is not None and tools.name == "kimi" else None
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Create the environment that Hugging Face's templates expect (transformers, chat_template_utils.py)."""
-    environment = _Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[loopcontrols, _GenerationBlock],
-        autoescape=False,
+def _options(options: Mapping[str, object], speech: Speech) -> dict[str, object]:
+    """Return the options that may be set, under all their names."""
+    allowed = {name: speech.value(value) for name, value in options.items() if name not in _RESERVED}
+    synonyms = {_SYNONYMS[name]: value for name, value in allowed.items() if name in _SYNONYMS}
+    return synonyms | allowed
+
+
+def _check_length(messages: Sequence[Message], tools: Sequence[Tool]) -> None:
+    n_chars = sum(
+        len(m.content) + len(m.reasoning) + sum(len(call.arguments) for call in m.tool_calls)
+        for m in messages
     )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - the signature that templates call
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,  # noqa: FBT001, FBT002
-) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return dt.datetime.now().astimezone().strftime(pattern)
-
-
-@contextmanager
-def _limits() -> Iterator[None]:
-    """Bound time (SIGALRM, so main thread only) and address space for the block."""
-
-    def on_alarm(_signal: int, _frame: object) -> NoReturn:
-        raise _TimeUp
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = _address_space_bytes() + MEMORY_LIMIT_BYTES
-    bounds = [limit for limit in (wanted, soft, hard) if limit != resource.RLIM_INFINITY]
-    previous = signal.signal(signal.SIGALRM, on_alarm)
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
-        signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S, TIME_LIMIT_S / 10)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    except _TimeUp:
-        raise TemplateError(
-            f"The model's chat template ran longer than {TIME_LIMIT_S:g} s.",
-            hint="The model file is suspicious: get it from its author.",
-        ) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGALRM, previous)
-
-
-def _address_space_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - a hot path of one read
-        return int(statm.read().split()[0]) * resource.getpagesize()
+    n_chars += sum(len(tool.description) + len(bytes(tool.parameters)) for tool in tools)
+    if n_chars > MAX_OUTPUT_CHARS // 2:
+        raise ContextOverflow(
+            f"The conversation has {n_chars} characters, more than any context holds.",
+            hint="Send less text.",
+        )

@@ -7,7 +7,7 @@ All text in these events has been cleaned for the terminal.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -19,6 +19,7 @@ from edgeapp.protocol import (
     Generate,
     Loaded,
     Memory,
+    Message,
     Notice,
     Progress,
     ToolCallDelta,
@@ -36,7 +37,7 @@ class EngineDown:
     reason: str
     hint: str
     retry_in_s: float | None
-    """When a new one is started by itself; None after too many deaths: the next request tries again."""
+    """When a new one is started by itself; None after too many deaths: the model is in quarantine."""
 
 
 StatusEvent: TypeAlias = Progress | Loaded | Notice | Memory | ExpertUsage | EngineDown
@@ -68,6 +69,9 @@ class EngineClient(Protocol):
 
     def generate(self, request: Generate) -> Generation:
         """Answer `request`; loads first if need be. A failure arrives as a `Failed` event."""
+
+    async def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Return how many tokens the prompt of this conversation has. Raise `EdgeappError`."""
 
     async def aclose(self) -> None:
         """End the engine and free its memory. Safe to call twice."""

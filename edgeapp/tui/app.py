@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, assert_never
+from typing import TYPE_CHECKING, ClassVar, Literal, assert_never
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -30,7 +30,10 @@ from edgeapp.tui.widgets.prompt import Prompt
 from edgeapp.tui.widgets.transcript import Answer, Note, NoteKind, Transcript, UserMessage
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from textual.timer import Timer
+    from textual.widget import Widget
 
     from edgeapp.tui.wording import State
 
@@ -196,6 +199,8 @@ class ChatApp(App[None]):
                 self._send(text)
             case commands.Command(name="new"):
                 self.action_new_chat()
+            case commands.Command(name="trim" | "summarise" as name):
+                self._shorten(name)
             case commands.Command(name="help"):
                 self._note(commands.HELP)
             case commands.Command(name="quit"):
@@ -222,6 +227,27 @@ class ChatApp(App[None]):
             queued.shown.remove_class("-queued")
             self.run_worker(self._answer(queued))
 
+    def _shorten(self, how: Literal["trim", "summarise"]) -> None:
+        """Make the conversation fit again, then send the message that was too long."""
+        if self._answering or not self._may_send:
+            self._note("The conversation can be shortened when no answer is being written.", kind="notice")
+            return
+        self._answering = True
+        self._set_state("answering")
+        self.activity.show_text("shortening the conversation")
+        self.run_worker(self._shortened(how))
+
+    async def _shortened(self, how: Literal["trim", "summarise"]) -> None:
+        try:
+            n_left_out = await (self.session.trim() if how == "trim" else self.session.summarise())
+        except EdgeappError as problem:
+            self._note(problem.message, hint=problem.hint, kind="error")
+        else:
+            self._note(wording.shortened(n_left_out, how, self.session.summary), kind="notice")
+            if self.session.unsent:
+                await self._show_stream(self.session.retry(), after=None)
+        self._answer_ended()
+
     async def _answer(self, queued: _Queued) -> None:
         """Stream one answer into the transcript, then go on with whatever was asked for meanwhile."""
         if self._stopping:
@@ -229,7 +255,10 @@ class ChatApp(App[None]):
             self._queue.appendleft(queued)
             self._put_queue_back()
         else:
-            await self._stream(queued)
+            await self._show_stream(self.session.send(queued.text), after=queued.shown)
+        self._answer_ended()
+
+    def _answer_ended(self) -> None:
         self._answering = self._stopping = False
         self.activity.show_text("")
         if self.status.state != "down":
@@ -238,15 +267,15 @@ class ChatApp(App[None]):
             self._start_new_chat()
         self._answer_next()
 
-    async def _stream(self, queued: _Queued) -> None:
+    async def _show_stream(self, events: AsyncIterator[GenerationEvent], *, after: Widget | None) -> None:
         # No await before the engine is asked: a stop in between would reach no generation.
         answer = Answer()
-        self.transcript.mount(answer, after=queued.shown)
+        self.transcript.mount(answer, after=after)
         paced = PacedText(answer.append, interval_s=WRITE_INTERVAL_S)
         rate = DecodeRate(interval_s=_RATE_INTERVAL_S)
         self.activity.show_text("waiting for the first word")
         try:
-            async for event in self.session.send(queued.text):
+            async for event in events:
                 self._on_generation(event, paced, rate)
                 if isinstance(event, Done | Failed):
                     paced.finish()
@@ -282,7 +311,7 @@ class ChatApp(App[None]):
         if ending and (answer.source or isinstance(event, Done)):
             self.transcript.mount(Note(ending, kind="ending"), after=answer if answer.source else None)
         if isinstance(event, Failed) and self.status.state != "down":
-            self._note(event.message, hint=event.hint, kind="error")
+            self._note(event.message, hint=wording.hint(event), kind="error")
 
     # Stopping and leaving ----------------------------------------------------------------------------
 

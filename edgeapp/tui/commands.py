@@ -10,12 +10,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-CommandName = Literal["new", "help", "quit"]
+CommandName = Literal["new", "trim", "summarise", "help", "quit"]
 
 _LOOKS_LIKE_COMMAND = re.compile(r"/[A-Za-z][A-Za-z0-9_-]*\s*")
 _COMMANDS: dict[str, CommandName] = {
     "/new": "new",
     "/clear": "new",
+    "/trim": "trim",
+    "/summarise": "summarise",
+    "/summarize": "summarise",
     "/help": "help",
     "/quit": "quit",
     "/exit": "quit",
@@ -23,14 +26,16 @@ _COMMANDS: dict[str, CommandName] = {
 }
 
 HELP = """\
-/new     start a new chat       ctrl+n
-/help    show this
-/quit    leave, like /bye       ctrl+q, ctrl+d, or ctrl+c twice
+/new        start a new chat       ctrl+n
+/trim       send the oldest messages no longer, so that the rest fits
+/summarise  send a summary in their place
+/help       show this
+/quit       leave, like /bye       ctrl+q, ctrl+d, or ctrl+c twice
 
-enter    send                   shift+enter, alt+enter, ctrl+j: new line
-esc      stop the answer        ctrl+c does too
-up       recall your message    when the input is empty
-ctrl+y   copy the last answer   page up, page down: scroll"""
+enter       send                   shift+enter, alt+enter, ctrl+j: new line
+esc         stop the answer        ctrl+c does too
+up          recall your message    when the input is empty
+ctrl+y      copy the last answer   page up, page down: scroll"""
 
 
 @dataclass(frozen=True, kw_only=True)

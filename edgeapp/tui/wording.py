@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len
 
+from edgeapp.errors import ContextOverflow
 from edgeapp.protocol import Done, Failed, Memory, Progress
 
 if TYPE_CHECKING:
@@ -76,6 +77,23 @@ def bar(fraction: float, width: int) -> tuple[str, str]:
     """Return the filled and the empty part of a bar of `width` cells."""
     filled = round(min(max(fraction, 0.0), 1.0) * max(width, 0))
     return "━" * filled, "─" * (max(width, 0) - filled)
+
+
+def hint(failed: Failed) -> str:
+    """Return what helps against a failure; a conversation that is too long can be shortened here."""
+    if failed.code == ContextOverflow.code and failed.n_prompt:
+        return f"/trim or /summarise makes room and sends it again. {failed.hint}"
+    return failed.hint
+
+
+def shortened(n_turns: int, how: Literal["trim", "summarise"], summary: str) -> str:
+    """Say what is no longer sent."""
+    if not n_turns:
+        return "Everything fits: nothing was left out."
+    messages = "The oldest message is" if n_turns == 1 else f"The {n_turns} oldest messages are"
+    if how == "trim":
+        return f"{messages} no longer sent to the model. They stay visible."
+    return f"{messages} sent as this summary from now on:\n{summary}"
 
 
 def ending(event: Done | Failed) -> str:

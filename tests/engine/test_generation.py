@@ -163,7 +163,7 @@ async def test_control_strings_in_a_message_are_only_text(demo_model: Path) -> N
     async with real_engine(demo_model) as client:
         _, honest = await answer(client, ask(plain, max_tokens=1))
         _, attack = await answer(client, ask(forged, max_tokens=1))
-        n_text = await client.count_tokens(forged) - await client.count_tokens(plain)
+        n_text = len(await client.tokenize(forged)) - len(await client.tokenize(plain))
     # As control tokens the two strings would cost two tokens; as text they cost as many as any text.
     assert attack.usage.prompt_tokens - honest.usage.prompt_tokens == pytest.approx(n_text, abs=2)
     assert n_text > 8

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeapp.protocol import Delta, Done, Failed, Generate, Load, Message, Sampling
+from edgeapp.runtime.quarantine import RestartPolicy
 from edgeapp.runtime.worker_client import WorkerClient
 
 if TYPE_CHECKING:
@@ -15,14 +16,23 @@ if TYPE_CHECKING:
     from edgeapp.runtime.client import EngineClient, Generation
 
 GREEDY = Sampling(temp=0)
+TIRELESS = RestartPolicy(backoff_s=(0.0,), max_deaths=1000)
+"""Starts again at once, however often."""
 
 
 @asynccontextmanager
 async def real_engine(
-    model: Path, *, n_ctx: int = 512, n_ubatch: int = 512, hang_timeout_s: float = 60.0
+    model: Path,
+    *,
+    n_ctx: int = 512,
+    n_ubatch: int = 512,
+    hang_timeout_s: float = 60.0,
+    restarts: RestartPolicy | None = None,
+    **options: Any,
 ) -> AsyncIterator[WorkerClient]:
-    load = Load(id=0, path=str(model), n_ctx=n_ctx, n_threads=1, n_ubatch=n_ubatch)
-    client = WorkerClient(load, hang_timeout_s=hang_timeout_s)
+    """`options` are further fields of `Load`."""
+    load = Load(path=str(model), n_ctx=n_ctx, n_threads=1, n_ubatch=n_ubatch, **options)
+    client = WorkerClient(load, hang_timeout_s=hang_timeout_s, restarts=restarts)
     try:
         yield client
     finally:
@@ -30,13 +40,20 @@ async def real_engine(
 
 
 def ask(
-    *texts: str, max_tokens: int = 8, sampling: Sampling = GREEDY, stop: tuple[str, ...] = ()
+    *texts: str,
+    max_tokens: int = 8,
+    sampling: Sampling = GREEDY,
+    stop: tuple[str, ...] = (),
+    system: str = "",
+    **options: Any,
 ) -> Generate:
-    """A conversation that starts with the user and alternates."""
+    """A conversation that starts with the user and alternates; `options` are further fields of `Generate`."""
     messages = tuple(
         Message(role="assistant" if n % 2 else "user", content=text) for n, text in enumerate(texts)
     )
-    return Generate(messages=messages, sampling=sampling, max_tokens=max_tokens, stop=stop)
+    if system:
+        messages = (Message(role="system", content=system), *messages)
+    return Generate(messages=messages, sampling=sampling, max_tokens=max_tokens, stop=stop, **options)
 
 
 async def finish(generation: Generation) -> tuple[str, Done | Failed]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgeapp.errors import EngineCrashed
+from edgeapp.errors import EngineQuarantined
 from edgeapp.protocol import PROTOCOL_VERSION, Delta, Done, Failed, Hello, Progress, Sampling, encode
-from edgeapp.runtime import supervisor, worker_client
+from edgeapp.runtime import supervisor
 from edgeapp.runtime.client import EngineDown
+from edgeapp.runtime.quarantine import RestartPolicy
 from edgeapp.session import ChatSession, ChatSettings
 from tests.runtime.engines import answer, ask, finish, real_engine
 
@@ -45,16 +46,17 @@ async def test_killed_while_decoding_the_answer_fails_and_the_next_one_works(tin
     assert sum(isinstance(status, EngineDown) for status in statuses) == 1
 
 
-async def test_killed_while_prefilling_the_answer_fails_and_the_next_one_works(demo_model: Path) -> None:
-    async with real_engine(demo_model, n_ctx=4096, n_ubatch=64) as client:
+async def test_killed_while_prefilling_the_answer_comes_from_the_next_worker(demo_model: Path) -> None:
+    async with real_engine(demo_model, n_ctx=512, n_ubatch=16) as client:
         events: list[GenerationEvent] = []
-        async for event in client.generate(ask("word " * 3000, max_tokens=1)):
+        async for event in client.generate(ask("word " * 150, max_tokens=1)):
             if isinstance(event, Progress) and not events:
+                first = client.worker_pid
                 _kill(client)
             events.append(event)
-        assert isinstance(events[-1], Failed)
-        assert not any(isinstance(event, Delta) for event in events)
-        await answer(client, ask("still there?", max_tokens=2))
+        assert isinstance(events[-1], Done)
+        assert [type(e) for e in events].count(Done) == 1
+        assert client.worker_pid not in (first, None)
 
 
 async def test_killed_while_loading_it_is_started_again(tiny_moe: Path) -> None:
@@ -73,17 +75,14 @@ async def test_killed_while_loading_it_is_started_again(tiny_moe: Path) -> None:
     assert len(downs) == 1
 
 
-async def test_a_worker_that_always_dies_while_loading_is_given_up(
-    tiny_moe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_client, "BACKOFF_S", (0.0,))
-    async with real_engine(tiny_moe) as client:
+async def test_a_worker_that_always_dies_while_loading_is_given_up(tiny_moe: Path) -> None:
+    async with real_engine(tiny_moe, restarts=RestartPolicy(backoff_s=(0.0,))) as client:
         client.watch(
             lambda status: (
                 _kill(client) if isinstance(status, Progress) and status.phase == "context" else None
             )
         )
-        with pytest.raises(EngineCrashed):
+        with pytest.raises(EngineQuarantined, match=r"3 times.*SIGKILL"):
             await client.load()
 
 
@@ -163,12 +162,11 @@ async def test_a_library_that_cannot_be_loaded_is_said_at_once(
 async def test_a_worker_that_ends_without_a_word_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tiny_moe: Path
 ) -> None:
-    monkeypatch.setattr(worker_client, "BACKOFF_S", (0.0,))
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    async with real_engine(tiny_moe) as client:
+    async with real_engine(tiny_moe, restarts=RestartPolicy(backoff_s=(0.0,))) as client:
         _, end = await finish(client.generate(ask("hello")))
     assert isinstance(end, Failed)
-    assert end.code == "engine_crashed"
+    assert end.code == "engine_quarantined"
     assert "status 1" in end.message
 
 
@@ -178,12 +176,12 @@ async def test_a_worker_that_dies_right_after_its_greeting_is_a_crash_at_once(
     hello = Hello(protocol_version=PROTOCOL_VERSION, pid=1, binding_version="", system_info="", devices=())
     script = f"import os; os.write(1, {encode(hello)!r})"
     monkeypatch.setattr(supervisor, "worker_command", lambda: [sys.executable, "-c", script])
-    monkeypatch.setattr(worker_client, "BACKOFF_S", (0.0,))
-    async with real_engine(tiny_moe, hang_timeout_s=600) as client:
+    restarts = RestartPolicy(backoff_s=(0.0,))
+    async with real_engine(tiny_moe, hang_timeout_s=600, restarts=restarts) as client:
         async with asyncio.timeout(30):
             _, end = await finish(client.generate(ask("hello")))
     assert isinstance(end, Failed)
-    assert end.code == "engine_crashed"
+    assert end.code == "engine_quarantined"
 
 
 async def test_a_request_that_the_worker_cannot_read_fails_at_once(tiny_moe: Path) -> None:
@@ -221,11 +219,9 @@ async def test_a_hang_is_told_as_a_hang(tiny_moe: Path) -> None:
         assert "memory" not in down.hint
 
 
-async def test_a_message_after_many_deaths_is_not_kept_waiting(
-    tiny_moe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_client, "BACKOFF_S", (0.0, 0.0, 0.0, 600.0))
-    async with real_engine(tiny_moe) as client:
+async def test_a_message_after_many_deaths_is_not_kept_waiting(tiny_moe: Path) -> None:
+    restarts = RestartPolicy(backoff_s=(0.0, 0.0, 600.0), max_deaths=9)
+    async with real_engine(tiny_moe, restarts=restarts) as client:
         downs: list[EngineDown] = []
         client.watch(lambda status: downs.append(status) if isinstance(status, EngineDown) else None)
         for n_deaths in (1, 2, 3):

@@ -46,6 +46,8 @@ class ContextOptions:
     """`n_outputs` tokens of a batch can have logits; the library reserves `n_vocab` floats for each."""
 
     n_ctx: int
+    """Tokens that the KV cache holds, for all sequences together."""
+    n_sequences: int = 1
     n_batch: int
     n_ubatch: int
     n_threads: int
@@ -65,7 +67,7 @@ def watch_callback(watch: WatchNode) -> Any:
 def new_context(
     model: ModelHandle, options: ContextOptions, *, abort: AbortFlag | None, watch: Any = None
 ) -> ContextHandle:
-    """Create a context for one sequence. Raise `NotEnoughMemory` or `LoadFailed`.
+    """Create a context. Raise `NotEnoughMemory` or `LoadFailed`.
 
     `watch` comes from `watch_callback`. Without `abort` a running decode cannot be aborted.
     """
@@ -73,6 +75,7 @@ def new_context(
     params.n_ctx, params.n_batch, params.n_ubatch = options.n_ctx, options.n_batch, options.n_ubatch
     params.n_threads = params.n_threads_batch = options.n_threads
     params.n_outputs_max = options.n_outputs
+    params.n_seq_max, params.kv_unified = options.n_sequences, True
     params.type_k = params.type_v = _GGML_TYPES[options.kv_type]
     if options.kv_type == "f32":
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_DISABLED  # the CPU's computes in F16 all the same
@@ -109,37 +112,56 @@ def context_n_batch(context: ContextHandle) -> int:
 
 
 class Batch:
-    """A reusable `llama_batch` for sequence 0, up to `capacity` tokens."""
+    """Tokens of any sequences to decode together, up to `capacity`; used again for every decode."""
 
     def __init__(self, capacity: int) -> None:
-        self._batch = c.llama_batch_init(capacity, 0, 1)
-        # Arrays over the batch's memory: a pointer field would make a new ctypes object at every access.
-        self._tokens = _array_at(self._batch.token, ctypes.c_int32, capacity)
-        self._positions = _array_at(self._batch.pos, ctypes.c_int32, capacity)
-        self._logits = _array_at(self._batch.logits, ctypes.c_int8, capacity)
-        for index in range(capacity):
-            self._batch.n_seq_id[index] = 1
-            self._batch.seq_id[index][0] = 0
-            self._logits[index] = 0
+        self.capacity = capacity
+        self.n_tokens = 0
+        self._tokens = (ctypes.c_int32 * capacity)()
+        self._positions = (ctypes.c_int32 * capacity)()
+        self._sequences = (ctypes.c_int32 * capacity)()
+        self._logits = (ctypes.c_int8 * capacity)()
+        self._n_sequences = (ctypes.c_int32 * capacity)(*[1] * capacity)
+        first, size = ctypes.addressof(self._sequences), ctypes.sizeof(ctypes.c_int32)
+        # llama_batch wants a list of sequences for every token; each of ours is in one.
+        self._sequence_lists = (ctypes.c_void_p * capacity)(*(first + size * n for n in range(capacity)))
+        self._batch = c.llama_batch(
+            token=self._tokens,
+            pos=self._positions,
+            n_seq_id=self._n_sequences,
+            seq_id=ctypes.cast(self._sequence_lists, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            logits=self._logits,
+        )
 
-    def free(self) -> None:
-        c.llama_batch_free(self._batch)
+    @property
+    def room(self) -> int:
+        """How many tokens can still be added."""
+        return self.capacity - self.n_tokens
 
-    def decode(
-        self, context: ContextHandle, tokens: Sequence[int], *, n_past: int, n_logits: int
-    ) -> DecodeResult:
-        """Decode `tokens` at positions `n_past`, …; logits are computed for the last `n_logits` of them.
+    def clear(self) -> None:
+        self.n_tokens = 0
+
+    def add(self, tokens: Sequence[int], *, sequence: int, n_past: int, n_logits: int) -> int:
+        """Append `tokens` at positions `n_past`, … of `sequence`; the last `n_logits` get logits.
+
+        Return the row of the first of them, which `logits_row` and samplers ask for.
+        """
+        start, count = self.n_tokens, len(tokens)
+        end = start + count
+        self._tokens[start:end] = list(tokens)
+        self._positions[start:end] = list(range(n_past, n_past + count))
+        self._sequences[start:end] = [sequence] * count
+        self._logits[start:end] = [0] * (count - n_logits) + [1] * n_logits
+        self.n_tokens = end
+        return end - n_logits
+
+    def decode(self, context: ContextHandle) -> DecodeResult:
+        """Decode what has been added.
 
         Raise `EngineError` when llama.cpp reports a fatal error; the KV cache may then hold part of it.
         """
-        count = len(tokens)
-        self._batch.n_tokens = count
-        self._tokens[:count] = tuple(tokens)
-        self._positions[:count] = tuple(range(n_past, n_past + count))
-        wanted = slice(count - n_logits, count)
-        self._logits[wanted] = (1,) * n_logits
+        self._batch.n_tokens = self.n_tokens
         code = c.llama_decode(context, self._batch)
-        self._logits[wanted] = (0,) * n_logits
         return "ok" if code == 0 else _decode_result(code)
 
 

@@ -84,11 +84,11 @@ def tokenize(vocab: VocabHandle, text: str, *, add_special: bool, parse_special:
     return tokens[:count]
 
 
-def token_to_piece(vocab: VocabHandle, token: int) -> bytes:
-    """Return the token's bytes; control tokens have none."""
+def token_to_piece(vocab: VocabHandle, token: int, *, special: bool = False) -> bytes:
+    """Return the token's bytes; control tokens have some only when `special`."""
     buffer = ctypes.create_string_buffer(256)
-    length = c.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, False)
+    length = c.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, special)
     if length < 0:
         buffer = ctypes.create_string_buffer(-length)
-        length = c.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, False)
+        length = c.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, special)
     return buffer.raw[:length]

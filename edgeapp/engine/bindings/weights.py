@@ -10,7 +10,7 @@ from edgeapp.engine.bindings.library import c, first_problem, ggml_function, rec
 from edgeapp.errors import EngineError, LoadFailed, NotEnoughMemory, UnsupportedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 ModelHandle = NewType("ModelHandle", int)
 
@@ -30,6 +30,8 @@ class ModelOptions:
     cpu_experts: bool
     use_mmap: bool
     repack: bool = True
+    replaced: tuple[tuple[str, int], ...] = ()
+    """Integers of the GGUF header that the model shall have instead of its own, by key."""
 
 
 def load_model(path: str, options: ModelOptions, on_progress: Callable[[float], bool]) -> ModelHandle:
@@ -46,6 +48,8 @@ def load_model(path: str, options: ModelOptions, on_progress: Callable[[float], 
     if options.cpu_experts:
         overrides = _expert_overrides()
         params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+    if options.replaced:
+        params.kv_overrides = _header_overrides(options.replaced)
     recent_problems.clear()
     handle = c.llama_model_load_from_file(path.encode(), params)
     if not handle:
@@ -56,6 +60,15 @@ def load_model(path: str, options: ModelOptions, on_progress: Callable[[float], 
 def _expert_overrides() -> Any:
     cpu_buffer = ggml_function("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
     return (_BufferOverride * 2)(_BufferOverride(EXPERT_TENSORS, cpu_buffer), _BufferOverride(None, None))
+
+
+def _header_overrides(replaced: Sequence[tuple[str, int]]) -> Any:
+    """Return the array as llama.h wants it: the key of the last element is empty."""
+    overrides = (c.llama_model_kv_override * (len(replaced) + 1))()
+    for override, (key, value) in zip(overrides, replaced, strict=False):
+        override.tag, override.key = c.LLAMA_KV_OVERRIDE_TYPE_INT, key.encode()
+        override.value.val_i64 = value
+    return overrides
 
 
 def load_error() -> EngineError | NotEnoughMemory | UnsupportedModel:
@@ -90,11 +103,21 @@ def model_n_ctx_train(model: ModelHandle) -> int:
     return int(c.llama_model_n_ctx_train(model))
 
 
+def model_is_recurrent(model: ModelHandle) -> bool:
+    """Tell whether any layer keeps a state that holds the whole text and cannot be cut (Mamba, hybrids)."""
+    return bool(c.llama_model_is_recurrent(model) or c.llama_model_is_hybrid(model))
+
+
+def model_n_embd(model: ModelHandle) -> int:
+    return int(c.llama_model_n_embd(model))
+
+
 def model_has_decoder(model: ModelHandle) -> bool:
     return bool(c.llama_model_has_decoder(model)) and not c.llama_model_has_encoder(model)
 
 
-def chat_template(model: ModelHandle) -> str | None:
-    """Return the GGUF's default chat template, or None when it carries none."""
-    template: bytes | None = c.llama_model_chat_template(model, None)
+def chat_template(model: ModelHandle, variant: str = "") -> str | None:
+    """Return the GGUF's chat template, or a named variant of it; None when it carries none."""
+    name = variant.encode() or None
+    template: bytes | None = c.llama_model_chat_template(model, name)
     return template.decode("utf-8", "replace") if template else None

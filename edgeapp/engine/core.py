@@ -1,0 +1,222 @@
+"""A loaded model at work: hands each request to whoever answers it, and does everybody's work step by step.
+
+Knows requests and events, no pipe and no thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from edgeapp.engine import text_requests
+from edgeapp.engine.adapters import Adapters
+from edgeapp.engine.admission import Admission
+from edgeapp.engine.batch_cost import BatchCost
+from edgeapp.engine.constraint import ConstraintFactory
+from edgeapp.engine.embedding import Embedder
+from edgeapp.engine.kv import KvCache
+from edgeapp.engine.loop import DecodeLoop, failed
+from edgeapp.engine.measurement import Measurement
+from edgeapp.engine.prefix_store import PrefixStore
+from edgeapp.engine.presets import PresetPrefixes
+from edgeapp.engine.solo import Solo
+from edgeapp.errors import EdgeappError, EngineError
+from edgeapp.protocol import (
+    AdapterLoaded,
+    AdapterUnloaded,
+    Collect,
+    CountTokens,
+    Detokenize,
+    Embed,
+    Evaluate,
+    Event,
+    Generate,
+    LiveSet,
+    LoadAdapter,
+    ReadExpertUsage,
+    SetLive,
+    TokenCount,
+    Tokenize,
+    UnloadAdapter,
+    WriteImatrix,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from edgeapp.engine.model import LoadedModel
+    from edgeapp.engine.prefix_disk import PrefixDisk
+    from edgeapp.protocol import Load
+
+Measure: TypeAlias = Evaluate | Collect | WriteImatrix | ReadExpertUsage
+"""Needs the whole context, so it waits until nobody answers."""
+WorkRequest: TypeAlias = (
+    Generate | Tokenize | Detokenize | CountTokens | Embed | LoadAdapter | UnloadAdapter | SetLive | Measure
+)
+
+
+class Core:
+    """Answers requests about one model. `is_cancelled` is asked while a measurement decodes."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        load: Load,
+        *,
+        emit: Callable[[Event], None],
+        is_cancelled: Callable[[int], bool],
+        load_s: float,
+    ) -> None:
+        self._model = model
+        self._emit = emit
+        self._adapters = Adapters(model.handle, model.path)
+        self._kv = KvCache(
+            model.context,
+            n_sequences=model.n_sequences,
+            store=PrefixStore(load.cache_ram_bytes),
+            can_truncate=model.can_truncate,
+        )
+        admission = Admission(
+            model=model,
+            kv=self._kv,
+            adapters=self._adapters,
+            constraints=ConstraintFactory(model.vocab),
+            presets=PresetPrefixes(model, self._kv, _disk(model, load)),
+            batch_cost=BatchCost(),
+            emit=emit,
+            load_s=load_s,
+        )
+        self._loop = DecodeLoop(model, self._kv, admission, emit=emit)
+        self._measurement = Measurement(model, Solo(model, self._kv, is_cancelled=is_cancelled), emit=emit)
+        self._measures: deque[Measure] = deque()
+        self._embedder = Embedder(
+            model.handle,
+            n_ctx=model.n_ctx,
+            n_vocab=model.vocab.facts.n_tokens,
+            n_threads=model.n_threads,
+        )
+        self._embeds: deque[tuple[int, Generator[None, None, Event]]] = deque()
+        self._measuring: frozenset[int] = frozenset()
+
+    @property
+    def is_busy(self) -> bool:
+        return self._loop.is_busy or bool(self._measures) or bool(self._embeds)
+
+    @property
+    def in_flight(self) -> frozenset[int]:
+        """The requests that the decode that runs now is for."""
+        return self._loop.in_flight or self._measuring
+
+    def take(self, request: WorkRequest) -> None:
+        """Answer a request at once, or queue it. A failure is an event."""
+        try:
+            self._take(request)
+        except EdgeappError as problem:
+            self._emit(failed(request.id, problem))
+
+    def _take(self, request: WorkRequest) -> None:
+        vocab = self._model.vocab
+        match request:
+            case Generate():
+                self._loop.submit(request)
+            case Tokenize():
+                self._emit(text_requests.tokenize(vocab, request))
+            case Detokenize():
+                self._emit(text_requests.detokenize(vocab, request))
+            case CountTokens():
+                self._emit(self._count(request))
+            case Embed():
+                self._embeds.append((request.id, text_requests.embed(vocab, self._embedder, request)))
+            case LoadAdapter(name=name):
+                n_tensors = self._adapters.load(name, Path(request.path))
+                self._emit(AdapterLoaded(id=request.id, name=name, n_tensors=n_tensors))
+            case UnloadAdapter(name=name):
+                self._adapters.unload(name, in_use=self._loop.adapters_in_use())
+                self._emit(AdapterUnloaded(id=request.id, name=name))
+            case SetLive():
+                self._loop.watch_experts(live=request.expert_usage)
+                self._emit(LiveSet(id=request.id))
+            case Evaluate() | Collect() | WriteImatrix() | ReadExpertUsage():
+                self._measures.append(request)
+            case _:
+                assert_never(request)
+
+    def _count(self, request: CountTokens) -> TokenCount:
+        text = self._model.render(request.messages, tools=request.tools, options=request.template_options)
+        tokens = self._model.vocab.tokenize_prompt(text, is_start=True)
+        return TokenCount(id=request.id, n_tokens=len(tokens))
+
+    def cancel(self, request_id: int) -> None:
+        """End a request that has not ended by itself."""
+        self._loop.cancel(request_id)
+        for entry in [entry for entry in self._embeds if entry[0] == request_id]:
+            self._embeds.remove(entry)
+            entry[1].close()
+            self._emit(failed(request_id, EngineError("The request was cancelled.")))
+
+    def step(self) -> None:
+        """Do a piece of everybody's work."""
+        self._loop.step(admit=not self._measures)
+        if self._embeds:
+            self._embed_a_piece()
+        if self._measures and not self._loop.is_decoding:
+            self._measure(self._measures.popleft())
+
+    def _embed_a_piece(self) -> None:
+        request_id, work = self._embeds[0]
+        try:
+            next(work)
+        except StopIteration as ended:
+            self._embeds.popleft()
+            self._emit(ended.value)
+        except EdgeappError as problem:
+            self._embeds.popleft()
+            self._emit(failed(request_id, problem))
+
+    def _measure(self, request: Measure) -> None:
+        self._measuring = frozenset((request.id,))
+        try:
+            self._emit(self._measured(request))
+        except EdgeappError as problem:
+            self._emit(failed(request.id, problem))
+        except OSError as problem:
+            self._emit(failed(request.id, _unwritable(problem)))
+        finally:
+            self._measuring = frozenset()
+
+    def _measured(self, request: Measure) -> Event:
+        match request:
+            case Evaluate():
+                return self._measurement.evaluate(request)
+            case Collect():
+                return self._measurement.collect(request)
+            case WriteImatrix():
+                return self._measurement.write_imatrix(request)
+            case ReadExpertUsage():
+                return self._measurement.read_expert_usage(request)
+            case _:
+                assert_never(request)
+
+    def free(self) -> None:
+        """Give back what is not the model's own."""
+        self._loop.free()
+        self._embedder.free()
+        self._adapters.free()
+
+
+def _unwritable(problem: OSError) -> EngineError:
+    return EngineError(
+        f"A file of the measurement cannot be written: {problem.strerror or problem}.",
+        hint="The disk may be full.",
+    )
+
+
+def _disk(model: LoadedModel, load: Load) -> PrefixDisk | None:
+    if not load.prefix_folder:
+        return None
+    # Hashing is needed by nobody else here.
+    from edgeapp.engine.prefix_disk import PrefixDisk, model_key
+
+    key = model_key(model.path, kv_type=load.kv_type, n_expert_used=model.n_expert_used)
+    return PrefixDisk(Path(load.prefix_folder), key)
