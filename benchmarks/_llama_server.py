@@ -80,7 +80,8 @@ async def chat(port: int, messages: Sequence[Message], *, max_tokens: int, **opt
         **options,
     }
     started_s = time.perf_counter()
-    first_s, text, usage = 0.0, "", {}
+    first_s, text = 0.0, ""
+    usage: dict[str, int] = {}
     async for event in _events(port, json.dumps(body).encode()):
         usage = event.get("usage") or usage
         piece = "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))

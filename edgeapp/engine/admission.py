@@ -6,16 +6,18 @@ Everything that can be wrong with a request comes out here, before it disturbs a
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgeapp.engine import prompts
 from edgeapp.engine.answer_stream import AnswerStream
 from edgeapp.engine.answering import Answering, Cost, Tools
 from edgeapp.engine.delta_writer import DeltaWriter
+from edgeapp.engine.dialects import GENERIC
 from edgeapp.engine.drafting import Drafter, LookupSource
 from edgeapp.engine.sampler import Sampler
 from edgeapp.errors import UsageError
+from edgeapp.protocol import Notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +46,13 @@ class Admission:
     batch_cost: BatchCost
     emit: Callable[[Event], None]
     load_s: float
+    remarked: set[str] = field(default_factory=set)
+    """What the user has been told already."""
 
     def read(self, request: Generate) -> Prompt:
         """Raise `UsageError`, `ContextOverflow`, `TemplateError` or `EngineError`."""
         _check(request)
+        self._remark(request)
         self.adapters.check(request.adapters)
         key = self.adapters.key(request.adapters)
         return prompts.read(self.model, self.kv, request, key=key)
@@ -90,27 +95,35 @@ class Admission:
 
     def _tools(self, request: Generate, prompt: Prompt) -> Tools:
         constraint = self.constraints.compile(prompt.grammar) if prompt.grammar else None
-        vocab, dialect = self.model.vocab, self.model.template.dialect
+        vocab = self.model.vocab
+        # A text that is continued as it is belongs to no dialect.
+        dialect = GENERIC if request.prompt is not None else self.model.template.dialect
         is_raw = request.raw or request.prompt is not None
         stream = AnswerStream(
             dialect,
             stop=request.stop,
             raw=is_raw,
-            prompt=prompt.text,
+            prompt=prompt.text + prompt.begun,
             tools=() if is_raw else prompts.tools_of(request),
+            forced=prompt.begun,
         )
-        writer = DeltaWriter(request.id, self.emit)
-        writer.begin(stream.push(prompt.begun.encode()))
         sampler = self._sampler(request, prompt)
         sampler.constraint = constraint if stream.in_answer or is_raw else None
         return Tools(
             sampler=sampler,
             stream=stream,
-            writer=writer,
+            writer=DeltaWriter(request.id, self.emit),
             drafter=self._drafter(request, prompt),
             constraint=constraint,
             spelled=vocab.tokens_named(dialect.special_texts),
         )
+
+    def _remark(self, request: Generate) -> None:
+        """Say with the first request that has tools how good the model is with them."""
+        remark = self.model.template.tool_remark if prompts.tools_of(request) else None
+        if remark is not None and remark.code not in self.remarked:
+            self.remarked.add(remark.code)
+            self.emit(Notice(id=request.id, code=remark.code, message=remark.message, hint=remark.hint))
 
     def _sampler(self, request: Generate, prompt: Prompt) -> Sampler:
         vocab = self.model.vocab

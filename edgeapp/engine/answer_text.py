@@ -5,7 +5,6 @@ Pure: knows no token, no model and no clock. What may turn out to be the beginni
 
 from __future__ import annotations
 
-import codecs
 import re
 from typing import TYPE_CHECKING
 
@@ -60,22 +59,3 @@ class StopFilter:
         """Return what was held back."""
         held, self._held = self._held, ""
         return held
-
-
-class AnswerText:
-    """Turns bytes into text up to a stop string; holds back the bytes of an unfinished character too."""
-
-    def __init__(self, stop: Sequence[str] = ()) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._filter = StopFilter(stop)
-
-    @property
-    def stopped(self) -> bool:
-        return self._filter.stopped
-
-    def push(self, piece: bytes) -> str:
-        return self._filter.push(self._decoder.decode(piece))
-
-    def finish(self) -> str:
-        """Return what was held back, with U+FFFD for an unfinished character."""
-        return self._filter.push(self._decoder.decode(b"", final=True)) + self._filter.finish()

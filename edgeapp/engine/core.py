@@ -95,6 +95,7 @@ class Core:
             n_ctx=model.n_ctx,
             n_vocab=model.vocab.facts.n_tokens,
             n_threads=model.n_threads,
+            kv_type=load.kv_type,
         )
         self._embeds: deque[tuple[int, Generator[None, None, Event]]] = deque()
         self._measuring: frozenset[int] = frozenset()
@@ -176,6 +177,7 @@ class Core:
 
     def _measure(self, request: Measure) -> None:
         self._measuring = frozenset((request.id,))
+        self._adapters.apply(self._model.context, ())
         try:
             self._emit(self._measured(request))
         except EdgeappError as problem:

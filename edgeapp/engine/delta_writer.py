@@ -27,11 +27,6 @@ class DeltaWriter:
         self._n_tokens = 0
         self._n_ctx_used = 0
 
-    def begin(self, parts: Sequence[Part]) -> None:
-        """Take what the answer begins with before the model has written anything."""
-        for part in parts:
-            self._take(part)
-
     def push(self, parts: Sequence[Part], *, n_tokens: int, n_ctx_used: int, now_s: float) -> None:
         """Take the parts that token number `n_tokens` brought."""
         self._n_tokens, self._n_ctx_used = n_tokens, n_ctx_used

@@ -26,7 +26,7 @@ from edgeapp.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from edgeapp.engine.admission import Admission
     from edgeapp.engine.answering import Answering
@@ -163,8 +163,7 @@ class DecodeLoop:
         """Return what the next decode computes; all of it uses the same adapters."""
         if not self._active:
             return ()
-        key = max(self._active.values(), key=lambda pair: pair[1].n_skipped)[1].sequence.key
-        group = {slot: pair for slot, pair in self._active.items() if pair[1].sequence.key == key}
+        group = self._group()
         n_batch = sum(not answering.is_reading for _, answering in group.values())
         work = [
             answering.work(slot=slot, rank=waiting.rank, n_batch=n_batch)
@@ -176,10 +175,18 @@ class DecodeLoop:
             n_rows=self._model.n_outputs,
             n_prefill=self._pace.slice_tokens(),
         )
-        served = {share.slot for share in shares}
-        for slot, (_, answering) in self._active.items():
-            answering.n_skipped = 0 if slot in served else answering.n_skipped + 1
+        if len(self._active) > 1:
+            served = {share.slot for share in shares}
+            for slot, (_, answering) in self._active.items():
+                answering.n_skipped = 0 if slot in served else answering.n_skipped + 1
         return shares
+
+    def _group(self) -> Mapping[int, tuple[Waiting, Answering]]:
+        """Return the active slots with the same adapters as the one that has waited longest."""
+        if len(self._active) == 1:
+            return self._active
+        key = max(self._active.values(), key=lambda pair: pair[1].n_skipped)[1].sequence.key
+        return {slot: pair for slot, pair in self._active.items() if pair[1].sequence.key == key}
 
     def _decode(self, group: Sequence[tuple[Answering, Share]]) -> str:
         """Decode the shares, making room in the KV cache where it is full."""
@@ -234,7 +241,7 @@ class DecodeLoop:
         return True
 
     def _has_room(self, n_tokens: int) -> bool:
-        """Tell whether so many tokens more fit beside the answers in progress, and some of what they become."""
+        """Tell whether so many tokens more fit beside the answers in progress, which still grow."""
         spare = HEADROOM_TOKENS * (len(self._active) + 1)
         return self._kv.n_busy_cells + n_tokens + spare <= self._model.n_kv
 

@@ -79,13 +79,8 @@ class Vocab:
 
     def tokens_named(self, texts: frozenset[str]) -> frozenset[int]:
         """Return the control and user-defined tokens with these texts."""
-        return frozenset(self._special_tokens[text] for text in texts if text in self._special_tokens)
-
-    @cached_property
-    def _special_tokens(self) -> dict[str, int]:
-        texts = {*self.facts.control_texts, *self.facts.user_defined_texts}
-        named = ((self.text_of(token), token) for token in range(self.facts.n_tokens))
-        return {text: token for text, token in named if text in texts}
+        known = texts & {*self.facts.control_texts, *self.facts.user_defined_texts}
+        return frozenset(token for text in known for token in self.tokenize(text))
 
     def text_of(self, token: int | None) -> str:
         return "" if token is None else bindings.token_text(self.handle, token)

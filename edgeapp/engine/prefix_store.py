@@ -84,14 +84,15 @@ class PrefixStore:
 
         Entries that cannot be cut to what they share do not count; with `whole` none can be cut.
         """
-        wanted, best, n_best = pack(tokens), None, 0
+        wanted, best, n_best = memoryview(pack(tokens)), None, 0
         for entry in reversed(self._entries.values()):
             needed = max(n_best + 1, len(entry.tokens) if whole else entry.n_least)
             if entry.key != key or needed > len(tokens):
                 continue
-            # One comparison in C rules out nearly all.
-            if entry.packed.startswith(wanted[: needed * TOKEN_BYTES]):
-                best, n_best = entry, _n_common(entry.packed, wanted, n_known=needed)
+            # One token rules out nearly all, one comparison in C the rest.
+            ours = entry.packed
+            if _agree(ours, wanted, needed - 1, needed) and _agree(ours, wanted, 0, needed):
+                best, n_best = entry, _n_common(ours, wanted, n_known=needed)
         return None if best is None else (best, n_best)
 
     def touch(self, entry: SavedSequence) -> None:
@@ -115,14 +116,18 @@ def _stands_in_for(new: SavedSequence, old: SavedSequence) -> bool:
     return len(new.tokens) == len(old.tokens) or new.n_least <= len(old.tokens)
 
 
-def _n_common(ours: bytes, theirs: bytes, *, n_known: int) -> int:
+def _n_common(ours: bytes, theirs: memoryview, *, n_known: int) -> int:
     """Return how many leading tokens agree, by bisection; the first `n_known` are known to."""
     low, high = n_known, min(len(ours), len(theirs)) // TOKEN_BYTES
     while low < high:
         middle = (low + high + 1) // 2
-        part = slice(low * TOKEN_BYTES, middle * TOKEN_BYTES)
-        if ours[part] == theirs[part]:
+        if _agree(ours, theirs, low, middle):
             low = middle
         else:
             high = middle - 1
     return low
+
+
+def _agree(ours: bytes, theirs: memoryview, start: int, end: int) -> bool:
+    """Compare the tokens from `start` up to `end`, without a copy."""
+    return ours.startswith(theirs[start * TOKEN_BYTES : end * TOKEN_BYTES], start * TOKEN_BYTES)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeapp import protocol
-from edgeapp.engine import bindings, model
+from edgeapp.engine import bindings, model, template_check
 from edgeapp.engine.core import Core
 from edgeapp.engine.loop import failed
 from edgeapp.errors import EdgeappError, EngineError
@@ -200,6 +200,8 @@ class Service:
                     hint="Answers may be worse than with the model's own template.",
                 )
             )
+        for remark in template_check.check(loaded.template, loaded.vocab):
+            self._collect(Notice(id=request.id, code=remark.code, message=remark.message, hint=remark.hint))
         self._collect(_memory(request.id))
         self._collect(_loaded(request, loaded, load_s=load_s))
 
@@ -215,6 +217,8 @@ def _loaded(request: Load, loaded: LoadedModel, *, load_s: float) -> Loaded:
         n_expert=loaded.n_expert,
         n_expert_used=loaded.n_expert_used,
         n_embd=loaded.n_embd,
+        reasoning=loaded.template.thinks,
+        tools=loaded.template.has_own_tools,
         bos=facts.bos if facts.add_bos else None,
         n_threads=loaded.n_threads,
         template=loaded.template.origin,

@@ -29,12 +29,17 @@ class Solo:
 
     def common(self, tokens: Sequence[int]) -> int:
         """Return how many leading tokens are in the KV cache already."""
+        if self._sequence.key:  # computed with adapters
+            return 0
         return common_length(self._sequence.tokens, list(tokens))
 
     def keep(self, n_keep: int) -> int:
         """Forget all other sequences, and what lies behind `n_keep` tokens; return how many are left."""
         for other in self._kv.sequences[1:]:
             self._kv.forget(other)
+        if self._sequence.key:
+            self._kv.forget(self._sequence)
+            self._sequence.key = ""
         return self._kv.truncate(self._sequence, n_keep)
 
     def feed(self, request_id: int, tokens: Sequence[int], *, n_logits: int) -> None:

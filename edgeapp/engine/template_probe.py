@@ -26,7 +26,14 @@ _SHAPES = tuple(
 
 
 def abilities_of(render: Render) -> Abilities:
-    """Try a template; one that refuses everything is taken for able."""
+    """Try a template; one that refuses everything, or exceeds a limit, is taken for able."""
+    try:
+        return _tried(render)
+    except TemplateError:
+        return Abilities()
+
+
+def _tried(render: Render) -> Abilities:
     if not _try(render, [_USER]):
         return Abilities()
     shape = next((shape for shape in _SHAPES if _writes_calls(render, shape)), None)

@@ -5,6 +5,7 @@ Readable without colours too: every cell says in its tooltip what it stands for.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
@@ -102,16 +103,15 @@ def _labelled(n_expert: int, *, cell_width: int) -> Sequence[int]:
 
 
 def _legend(y: int, *, top: float) -> Iterator[str]:
-    """A strip from never used to the brightest, with the even share marked on it."""
+    """A strip from never used to the brightest, logarithmic as the brightness is, with the even share."""
     width = 8
     for step in range(_LEGEND_STEPS):
-        value = shades.brightness(top * step / (_LEGEND_STEPS - 1), top)
-        yield (
-            f'<rect x="{_MARGIN + step * width}" y="{y + 8}" width="{width}" height="12" '
-            f'fill="{_hex(shades.colour(value))}"/>'
-        )
-    for ratio, label in ((0.0, "never"), (1.0, "even share"), (top, f"{top:.1f} ×")):
-        x = _MARGIN + round(ratio / top * (_LEGEND_STEPS * width - width) + width / 2)
+        ratio = math.expm1(step / (_LEGEND_STEPS - 1) * math.log1p(top))
+        fill = _hex(shades.colour(shades.brightness(ratio, top)))
+        yield f'<rect x="{_MARGIN + step * width}" y="{y + 8}" width="{width}" height="12" fill="{fill}"/>'
+    for ratio, label in ((0.0, "never"), (1.0, "even share"), (top, f"{top:.1f} × even")):
+        place = math.log1p(ratio) / math.log1p(top)
+        x = _MARGIN + round(place * (_LEGEND_STEPS - 1) * width + width / 2)
         yield f'<text x="{x}" y="{y + 34}" text-anchor="middle" style="font-size:10px">{label}</text>'
 
 

@@ -30,8 +30,8 @@ class Patience:
     """The limits of each phase of a worker's life."""
 
     starting: SilenceLimits = SilenceLimits(least_s=30.0, most_s=60.0)
-    loading: SilenceLimits = SilenceLimits(least_s=60.0, most_s=600.0)
-    """A warm-up reads the whole model, from a slow disk at worst."""
+    loading: SilenceLimits = SilenceLimits(least_s=60.0, most_s=1800.0)
+    """A warm-up reads the whole model: 100 GB from a slow disk take half an hour."""
     serving: SilenceLimits = SilenceLimits(least_s=30.0, most_s=180.0)
     """A micro-batch of a large model can take a minute."""
 

@@ -3,13 +3,18 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeapp.engine.answer_text import AnswerText
+from edgeapp.engine.answer_stream import AnswerStream, Part, TextPart
+from edgeapp.engine.dialects import GENERIC
 
 
 def _feed(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[str, bool]:
-    text = AnswerText(stop)
-    shown = "".join(text.push(piece) for piece in pieces)
-    return shown + text.finish(), text.stopped
+    stream = AnswerStream(GENERIC, stop=stop)
+    shown = "".join(_text(stream.push(piece)) for piece in pieces)
+    return shown + _text(stream.finish()), stream.stopped
+
+
+def _text(parts: list[Part]) -> str:
+    return "".join(part.text for part in parts if isinstance(part, TextPart))
 
 
 @given(st.text(), st.integers(min_value=1, max_value=7))
@@ -40,9 +45,9 @@ def test_the_earliest_stop_string_wins() -> None:
 
 
 def test_nothing_that_may_become_a_stop_string_is_shown_early() -> None:
-    text = AnswerText(("<|end|>",))
-    assert text.push(b"hello <|en") == "hello "
-    assert text.push(b"joy") == "<|enjoy"
+    stream = AnswerStream(GENERIC, stop=("<|end|>",))
+    assert _text(stream.push(b"hello <|en")) == "hello "
+    assert _text(stream.push(b"joy")) == "<|enjoy"
 
 
 def test_an_unfinished_character_becomes_a_replacement_character() -> None:
@@ -50,7 +55,7 @@ def test_an_unfinished_character_becomes_a_replacement_character() -> None:
 
 
 def test_nothing_follows_a_stop_string() -> None:
-    text = AnswerText(("X",))
-    assert text.push(b"aXb") == "a"
-    assert text.push(b"more") == ""
-    assert text.finish() == ""
+    stream = AnswerStream(GENERIC, stop=("X",))
+    assert _text(stream.push(b"aXb")) == "a"
+    assert stream.push(b"more") == []
+    assert stream.finish() == []

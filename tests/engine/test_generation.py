@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from edgeapp.protocol import Cancel, Delta, Failed, Load, Progress, Sampling
+from edgeapp.cleantext import clean as cleaned
+from edgeapp.protocol import Cancel, Delta, Done, Failed, Load, Loaded, Progress, Sampling
 from edgeapp.runtime.client import EngineDown
 from edgeapp.runtime.worker_client import WorkerClient
+from tests.engine.test_worker import Worker
 from tests.runtime.engines import GREEDY, answer, ask, finish, real_engine
 from tests.tiny_mamba import write_tiny_mamba
 from tests.tiny_moe import write_tiny_moe
@@ -18,6 +22,7 @@ from tests.tiny_moe import write_tiny_moe
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgeapp.protocol import Generate
     from edgeapp.runtime.client import StatusEvent
 
 RANDOM = Sampling(temp=5, top_k=0, top_p=1, min_p=0, seed=3)
@@ -246,13 +251,22 @@ async def test_a_recurrent_model_answers_the_same_after_a_stray_cancel_and_acros
         turn, _ = await answer(client, ask("Hi", short, "more", max_tokens=8))
     async with real_engine(model, n_ctx=2048, n_ubatch=32) as client:
         cold, _ = await answer(client, ask("Hi", short, "more", max_tokens=8))
-    async with real_engine(model, n_ctx=2048, n_ubatch=32) as client:
-        text = ""
-        async for event in client.generate(question):
-            if isinstance(event, Progress) and event.fraction < 0.8:
-                assert client._worker is not None
-                client._worker.send(Cancel(id=900, target=99999))
-            if isinstance(event, Delta):
-                text += event.text
     assert turn == cold
-    assert text == clean
+    assert _with_stray_cancels(model, question) == clean
+
+
+def _with_stray_cancels(model: Path, question: Generate) -> str:
+    """Answer `question` while cancels of a request that does not exist arrive."""
+    worker, text = Worker(), ""
+    try:
+        worker.send(Load(id=1, path=str(model), n_ctx=2048, n_ubatch=32, n_threads=1))
+        worker.until(Loaded)
+        worker.send(msgspec.structs.replace(question, id=2))
+        while not isinstance(event := worker.until(Progress, Delta, Done), Done):
+            worker.send(Cancel(id=900, target=99999))
+            text += event.text if isinstance(event, Delta) else ""
+    finally:
+        worker.process.kill()
+        with suppress(BrokenPipeError), worker.process:
+            pass
+    return cleaned(text)

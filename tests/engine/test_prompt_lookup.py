@@ -60,6 +60,10 @@ def test_the_newest_of_equally_long_matches_wins() -> None:
     assert lookup([1, 2, 8, 0, 1, 2, 9, 5, 1, 2]).draft(1) == [9]
 
 
+def test_one_token_that_comes_back_is_no_match() -> None:
+    assert lookup([1, 2, 3, 1]).n_matched() == 0
+
+
 def test_a_longer_match_beats_a_newer_one() -> None:
     assert lookup([3, 1, 2, 8, 0, 1, 2, 9, 3, 1, 2]).draft(1) == [8]
 

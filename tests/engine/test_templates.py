@@ -70,6 +70,13 @@ def test_a_template_that_wants_too_much_is_stopped(source: str) -> None:
         _template(source).render(USER)
 
 
+def test_a_template_that_wants_too_much_has_a_dialect_all_the_same() -> None:
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    template = _template("{% if tools %}" + loop + "{% endif %}<tool_call>{{ messages[0].content }}")
+    assert template.dialect.name == "hermes"
+    assert template.render(USER) == "<tool_call>hi"
+
+
 def test_a_template_may_refuse_a_conversation() -> None:
     with pytest.raises(TemplateError, match="system messages are not supported"):
         _template("{{ raise_exception('system messages are not supported') }}").render(USER)

@@ -20,6 +20,7 @@ from edgeapp.protocol import (
     AdapterLoaded,
     AdapterUnloaded,
     AnyRequest,
+    Cancel,
     Delta,
     Done,
     Event,
@@ -82,6 +83,8 @@ def serve(request: AnyRequest) -> None:
             emit(LiveSet(id=request.id))
         case Tokenize():
             emit(Tokens(id=request.id, ids=(1,)))
+        case Cancel():
+            pass
         case _:
             emit(Text(id=request.id, text=""))
 
@@ -113,6 +116,9 @@ def generate(number: int) -> None:
         case "leaves a child":
             subprocess.Popen(["/bin/sleep", "20"])
             time.sleep(60)
+        case "says one word":
+            emit(Delta(id=number, text="well", n_tokens=1))
+            return
         case "spins":
             while True:
                 pass

@@ -172,7 +172,7 @@ async def test_what_is_measured_is_the_model_without_the_last_answers_adapters(
             await answer(client, request)
             async with measuring.evaluate(client, [30, 40, 50], first_logits=2) as logits:
                 rows.append(np.array(logits))
-    np.testing.assert_array_equal(*rows)
+    np.testing.assert_array_equal(rows[0], rows[1])
 
 
 async def test_an_adapter_that_does_not_fit_is_refused_and_the_worker_lives(

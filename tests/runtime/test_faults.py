@@ -15,6 +15,7 @@ from edgeapp.protocol import (
     AdapterLoaded,
     AdapterUnloaded,
     AnyRequest,
+    Cancel,
     Delta,
     Done,
     Failed,
@@ -215,6 +216,16 @@ async def test_adapters_and_live_reports_come_back_before_anything_is_asked_agai
     assert [request.name for request in third if isinstance(request, LoadAdapter)] == ["a"]
     notices = [status for status in statuses if isinstance(status, Notice)]
     assert [(notice.code, notice.message) for notice in notices] == [("not_restored", "It is gone.")]
+
+
+async def test_an_answer_whose_reader_goes_away_is_cancelled_in_the_worker(stand_in: StandIn) -> None:
+    async with stand_in("says one word") as (client, _):
+        stream = aiter(client.generate(ask("hello")))
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined] # an async generator
+        await client.tokenize("after it")
+    (sent,) = [request.id for request in stand_in.told(0) if isinstance(request, Generate)]
+    assert [told.target for told in stand_in.told(0) if isinstance(told, Cancel)] == [sent]
 
 
 # Odd ends --------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_a_short_limit_is_looked_at_often() -> None:
 def test_a_worker_that_loads_and_works_is_not_hurried_by_a_short_limit() -> None:
     short = patience(1.0)
     assert short.serving == SilenceLimits(least_s=1.0, most_s=1.0)
-    assert short.loading == SilenceLimits(least_s=1.0, most_s=600.0)
+    assert short.loading == SilenceLimits(least_s=1.0, most_s=1800.0)
     assert patience(180.0) == Patience()
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgeapp.engine.dialects.dialect import CallReader, ToolFormat
 from edgeapp.engine.dialects.forcing import named_json_call
-from edgeapp.engine.dialects.json_calls import NamedJsonCall
+from edgeapp.engine.dialects.named_json_call import NamedJsonCall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,9 +1,4 @@
-"""Tool calls whose arguments are a JSON object: read as they arrive, the arguments passed on at once.
-
-Two shapes: `{"name": …, "arguments": {…}}`, alone or in a list (`JsonCalls`), and a name between markers
-followed by the arguments (`NamedJsonCall`). The end of an object is found by counting braces outside
-strings, so a marker inside an argument ends nothing.
-"""
+"""Tool calls that are JSON objects with name and arguments, alone or in a list."""
 
 from __future__ import annotations
 
@@ -11,17 +6,14 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from edgeapp.engine.dialects.pieces import CallPiece, Reading
+from edgeapp.engine.dialects.json_reader import MAX_HEADER_CHARS, JsonReader, JsonScanner
+from edgeapp.engine.dialects.pieces import CallPiece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence
 
     from edgeapp.protocol import Tool
 
-MAX_HEADER_CHARS = 1024
-"""A name and what stands before the arguments is shorter than this, or it is no call."""
-
-_STRUCTURE = re.compile(r'["\\{}\[\]]')
 _NAME_KEYS = ("name", "tool_name", "function")
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _HEADER = re.compile(
@@ -32,110 +24,7 @@ _FIRST_KEY = re.compile(r'\{\s*"([^"\\]*)"')
 _FIRST_KEYS = frozenset({*_NAME_KEYS, *_ARGUMENT_KEYS, "type", "id", "tool_call_id"})
 
 
-class JsonScanner:
-    """Finds the end of a JSON object or list that arrives in pieces."""
-
-    def __init__(self, depth: int = 0) -> None:
-        self._depth = depth
-        self._in_string = False
-        self._escaped_at = -1
-        self._n_seen = 0
-
-    def feed(self, text: str) -> int:
-        """Return where in `text` the outermost bracket closes (behind it), or -1."""
-        base, self._n_seen = self._n_seen, self._n_seen + len(text)
-        for found in _STRUCTURE.finditer(text):
-            if base + found.start() == self._escaped_at:
-                continue
-            if self._turn(found.group(), base + found.start()):
-                return found.end()
-        return -1
-
-    def _turn(self, char: str, at: int) -> bool:
-        if char == "\\":
-            self._escaped_at = at + 1
-        elif char == '"':
-            self._in_string = not self._in_string
-        elif not self._in_string:
-            self._depth += 1 if char in "{[" else -1
-            return self._depth <= 0
-        return False
-
-
-class _JsonReader:
-    """Steps through a call; a step returns whether the next one can go on with what has arrived."""
-
-    def __init__(self, opened: str, closes: Sequence[str]) -> None:
-        self._opened = opened
-        self._closes = closes
-        self._text = ""
-        self._pieces: list[CallPiece] = []
-        self._given_back = ""
-        self._is_done = False
-        self._step: Callable[[], bool]
-        self._scanner = JsonScanner()
-
-    def read(self, text: str) -> Reading:
-        self._text += text
-        while not self._is_done and self._step():
-            pass
-        return self._reading()
-
-    def finish(self) -> Reading:
-        if not self._is_done:
-            self._end()
-        self._is_done = True
-        return self._reading()
-
-    def _reading(self) -> Reading:
-        pieces, self._pieces = tuple(self._pieces), []
-        if not self._is_done:
-            return Reading(pieces=pieces)
-        return Reading(pieces=pieces, text=self._given_back, rest=self._text)
-
-    def _end(self) -> None:
-        """Take what has arrived for all there is."""
-        raise NotImplementedError
-
-    def _fail(self, raw: str) -> bool:
-        self._given_back, self._is_done = raw, True
-        return False
-
-    def _begin_arguments(self, name: str, after: Callable[[], bool]) -> bool:
-        self._pieces.append(CallPiece(name=name))
-        self._scanner = JsonScanner()
-        self._after_arguments = after
-        self._step = self._arguments
-        return True
-
-    def _arguments(self) -> bool:
-        end = self._scanner.feed(self._text)
-        text, self._text = (self._text, "") if end < 0 else (self._text[:end], self._text[end:])
-        if text:
-            self._pieces.append(CallPiece(arguments=text))
-        if end < 0:
-            return False
-        self._step = self._after_arguments
-        return True
-
-    def _closing(self) -> bool:
-        """Skip the closing markers, of which any may be missing."""
-        text = self._text.lstrip()
-        while self._closes:
-            close = next((at for at, close in enumerate(self._closes) if text.startswith(close)), -1)
-            if close >= 0:
-                text = text[len(self._closes[close]) :].lstrip()
-                self._closes = self._closes[close + 1 :]
-            elif any(close.startswith(text) for close in self._closes):
-                self._text = text
-                return False
-            else:
-                break
-        self._text, self._is_done = text, True
-        return False
-
-
-class JsonCalls(_JsonReader):
+class JsonCalls(JsonReader):
     """`{"name": …, "arguments": {…}}` or a list of such objects.
 
     With `only`, a name outside it makes the object no call: for formats without an opening marker.
@@ -266,58 +155,6 @@ class JsonCalls(_JsonReader):
             self._given_back = self._opened
         elif self._step == self._rest_of_object:
             self._given_back = self._skipped
-        elif self._step == self._closing:
-            self._text = ""
-
-
-class NamedJsonCall(_JsonReader):
-    """A name, `head_end`, then the arguments: `search[ARGS]{…}`.
-
-    `name_of` finds the name in the text before `head_end`, or None where it is no call.
-    """
-
-    def __init__(
-        self,
-        opened: str,
-        *,
-        head_end: str,
-        closes: Sequence[str] = (),
-        name_of: Callable[[str], str | None] = lambda head: head.strip() or None,
-    ) -> None:
-        super().__init__(opened, closes)
-        self._head_end = head_end
-        self._name_of = name_of
-        self._name = ""
-        self._step = self._head
-
-    def _head(self) -> bool:
-        end = self._text.find(self._head_end, 0, MAX_HEADER_CHARS)
-        if end < 0:
-            return len(self._text) >= MAX_HEADER_CHARS and self._fail(self._opened)
-        name = self._name_of(self._text[:end])
-        if name is None:
-            return self._fail(self._opened)
-        n_read = end + len(self._head_end)
-        self._name, self._opened, self._text = name, self._opened + self._text[:n_read], self._text[n_read:]
-        self._step = self._before_arguments
-        return True
-
-    def _before_arguments(self) -> bool:
-        text = self._text.lstrip()
-        if not text:
-            return False
-        if text[0] != "{":
-            return self._fail(self._opened)
-        self._text = text
-        return self._begin_arguments(self._name, self._begin_closing)
-
-    def _begin_closing(self) -> bool:
-        self._step = self._closing
-        return True
-
-    def _end(self) -> None:
-        if self._step in (self._head, self._before_arguments):
-            self._given_back = self._opened
         elif self._step == self._closing:
             self._text = ""
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 MAX_TERMINAL_POSITIONS = 1024
 MAX_TERMINAL_HEIGHT = 64
-_MAX_ROUNDS = 12
+MAX_RULES = 100  # looking at more takes longer than a second
+_MAX_ROUNDS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class Cut:
 
 def cut(rules: Rules, root: str) -> Cut:
     """Return the coarsest safe cut that is found."""
+    if len(rules) > MAX_RULES:
+        return _Cutter(rules, {}, None).run(root)
     flat = _without_references(rules)
     demoted: set[Node] = set()
     for _ in range(_MAX_ROUNDS):

@@ -110,7 +110,8 @@ def test_a_forced_call_is_read_as_a_call(name: str, choice: str) -> None:
     forced = template.dialect.forced_call(TOOLS, choice, prompt=prompt)
     assert forced is not None
     if forced.grammar is None or forced.grammar.kind != "json_schema":
-        pytest.skip("the family's arguments are no JSON, so the model is on its own")
+        assert choice == "required" or choice in forced.prefix  # what follows the name is the model's
+        return
     stream = AnswerStream(template.dialect, prompt=prompt + forced.prefix, tools=TOOLS, forced=forced.prefix)
     assert stream.in_answer
     found = feed(stream, [_arguments(json.loads(forced.grammar.source)).encode()])

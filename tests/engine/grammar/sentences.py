@@ -73,7 +73,7 @@ def matches(rules: Rules, text: str) -> bool:
         changed = False
         for (name, at), ends in found.items():
             more = _ends(rules[name], at, text, found) - ends
-            ends |= more
+            ends.update(more)
             changed |= bool(more)
     return len(text) in found["root", 0]
 

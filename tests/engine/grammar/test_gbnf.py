@@ -149,15 +149,11 @@ def test_a_grammar_as_deep_as_the_cap_compiles(factory: ConstraintFactory, vocab
     assert may_end(constraint, vocab)
 
 
-@pytest.mark.parametrize("tail", ["", "root?"])
-def test_a_chain_of_as_many_rules_as_the_cap_compiles(
-    factory: ConstraintFactory, vocab: Vocab, tail: str
-) -> None:
-    chain = "".join(f"r{i} ::= [a] | r{i + 1} [b]\n" for i in range(MAX_RULES - 2))
-    source = f"root ::= r0 {tail}\n{chain}r{MAX_RULES - 2} ::= [c]"
-    constraint = factory.compile(Grammar(kind="gbnf", source=source))
-    assert feed(constraint, vocab, "abbb")
-    assert may_end(constraint, vocab)
+@pytest.mark.parametrize(("n_rules", "tail"), [(MAX_RULES, ""), (MAX_RULES, "root?"), (40, "root?")])
+def test_a_chain_of_rules_compiles(factory: ConstraintFactory, n_rules: int, tail: str) -> None:
+    last = n_rules - 2
+    chain = "".join(f"r{i} ::= [a] | r{i + 1} [b]\n" for i in range(last))
+    factory.compile(Grammar(kind="gbnf", source=f"root ::= r0 {tail}\n{chain}r{last} ::= [c]"))
 
 
 def test_a_reference_is_a_reference() -> None:
