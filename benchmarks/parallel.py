@@ -25,13 +25,39 @@ if TYPE_CHECKING:
     from edgeapp.runtime.worker_client import WorkerClient
 
 N_CHATS = (1, 4, 8, 16)
-N_RUNS = 5
+N_RUNS = 3
 N_GENERATED = 64
 N_CTX = 1024
-WORDS = (
-    "ship harbour winter engine garden letter river stone window market valley copper bridge kitchen signal "
-    "forest lantern captain blade turbine crack surface inspection report morning planet number colour"
-).split()
+WORDS = [
+    "ship",
+    "harbour",
+    "winter",
+    "engine",
+    "garden",
+    "letter",
+    "river",
+    "stone",
+    "window",
+    "market",
+    "valley",
+    "copper",
+    "bridge",
+    "kitchen",
+    "signal",
+    "forest",
+    "lantern",
+    "captain",
+    "blade",
+    "turbine",
+    "crack",
+    "surface",
+    "inspection",
+    "report",
+    "morning",
+    "planet",
+    "number",
+    "colour",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Decode speed of an answer held to a JSON schema, against no constraint and against llama-server with the same.
+"""Decode speed of an answer held to a JSON schema, against no constraint and against llama-server's.
 
 Same model, same threads, greedy, alternating runs. The schema asks for more text than is decoded, so each
 answer has the same number of tokens. Targets: 0.9 of unconstrained, and not slower than llama-server.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks._engines import client, demo_model, machine, n_threads, ratio, row
 from benchmarks._llama_server import chat, llama_server
 from edgeapp.protocol import Delta, Done, Generate, Grammar, Message, Sampling
-from edgeapp.runtime.worker_client import WorkerClient
+
+if TYPE_CHECKING:
+    from edgeapp.runtime.worker_client import WorkerClient
 
 N_PAIRS = 7
 N_TOKENS = 128

@@ -6,6 +6,7 @@ Everything that can be wrong with a request comes out here, before it disturbs a
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,23 +15,25 @@ from edgeapp.engine.answer_stream import AnswerStream
 from edgeapp.engine.answering import Answering, Cost, Tools
 from edgeapp.engine.delta_writer import DeltaWriter
 from edgeapp.engine.dialects import GENERIC
-from edgeapp.engine.drafting import Drafter, LookupSource
+from edgeapp.engine.drafting import BetterOf, Drafter, LookupSource
 from edgeapp.engine.sampler import Sampler
 from edgeapp.errors import UsageError
 from edgeapp.protocol import Notice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from edgeapp.engine.adapters import Adapters
     from edgeapp.engine.batch_cost import BatchCost
-    from edgeapp.engine.constraint import ConstraintFactory
-    from edgeapp.engine.kv import KvCache
+    from edgeapp.engine.constraint import Constraint, ConstraintFactory
+    from edgeapp.engine.draft_model import DraftModel
+    from edgeapp.engine.drafting import Source
+    from edgeapp.engine.kv import KvCache, Sequence
     from edgeapp.engine.model import LoadedModel
     from edgeapp.engine.presets import PresetPrefixes
     from edgeapp.engine.prompts import Prompt
     from edgeapp.protocol import Event, Generate
 
+Stop = Callable[["Sequence"], None]
+"""Called when so much of the prompt has been read."""
 MAX_LOGPROBS = 20  # OpenAI API reference, chat completions: top_logprobs
 
 
@@ -44,6 +47,7 @@ class Admission:
     constraints: ConstraintFactory
     presets: PresetPrefixes
     batch_cost: BatchCost
+    draft_model: DraftModel | None
     emit: Callable[[Event], None]
     load_s: float
     remarked: set[str] = field(default_factory=set)
@@ -59,23 +63,20 @@ class Admission:
 
     def begin(self, request: Generate, prompt: Prompt, *, arrived_s: float) -> Answering:
         """Raise `UsageError`, `GrammarError` or `EngineError`."""
-        tools = self._tools(request, prompt)
-        try:
-            return self._placed(request, prompt, tools, arrived_s=arrived_s)
-        except BaseException:
-            tools.sampler.free()
-            raise
-
-    def _placed(self, request: Generate, prompt: Prompt, tools: Tools, *, arrived_s: float) -> Answering:
         started_s = time.perf_counter()
-        n_preset = self.presets.length(request, prompt.tokens)
-        saved = self.presets.find(prompt.key, prompt.tokens[:n_preset])
-        sequence = self.kv.claim(prompt.key, prompt.tokens, saved=saved)
-        n_cached = len(sequence.tokens)
-        stops = {n_preset: self.presets.keep} if n_cached < n_preset else {}
-        if self.kv.needs_checkpoints:
-            # A later conversation that shares this prompt goes back to here, to compute its last token.
-            stops[len(prompt.tokens) - 1] = self.kv.checkpoint
+        constraint = self.constraints.compile(prompt.grammar) if prompt.grammar else None
+        sampler = self._sampler(request, prompt)
+        try:
+            sequence, stops = self._placed(request, prompt)
+        except BaseException:
+            sampler.free()
+            raise
+        cost = Cost(
+            arrived_s=arrived_s,
+            started_s=started_s,
+            n_prompt=len(prompt.tokens),
+            n_cached=len(sequence.tokens),
+        )
         return Answering(
             request,
             model=self.model,
@@ -83,19 +84,33 @@ class Admission:
             sequence=sequence,
             prompt=prompt,
             stops=stops,
-            tools=tools,
-            cost=Cost(
-                arrived_s=arrived_s,
-                started_s=started_s,
-                n_prompt=len(prompt.tokens),
-                n_cached=n_cached,
-            ),
+            tools=self._tools(request, prompt, sequence, sampler=sampler, constraint=constraint),
+            cost=cost,
             emit=self.emit,
         )
 
-    def _tools(self, request: Generate, prompt: Prompt) -> Tools:
-        constraint = self.constraints.compile(prompt.grammar) if prompt.grammar else None
-        vocab = self.model.vocab
+    def _placed(self, request: Generate, prompt: Prompt) -> tuple[Sequence, dict[int, Stop]]:
+        """Return the sequence to go on in, and what to do at which length of the prompt."""
+        n_preset = self.presets.length(request, prompt.tokens)
+        saved = self.presets.find(prompt.key, prompt.tokens[:n_preset])
+        sequence = self.kv.claim(prompt.key, prompt.tokens, saved=saved)
+        stops: dict[int, Stop] = {}
+        if len(sequence.tokens) < n_preset:
+            stops[n_preset] = self.presets.keep
+        if self.kv.needs_checkpoints:
+            # A later conversation that shares this prompt goes back to here, to compute its last token.
+            stops[len(prompt.tokens) - 1] = self.kv.checkpoint
+        return sequence, stops
+
+    def _tools(
+        self,
+        request: Generate,
+        prompt: Prompt,
+        sequence: Sequence,
+        *,
+        sampler: Sampler,
+        constraint: Constraint | None,
+    ) -> Tools:
         # A text that is continued as it is belongs to no dialect.
         dialect = GENERIC if request.prompt is not None else self.model.template.dialect
         is_raw = request.raw or request.prompt is not None
@@ -107,15 +122,14 @@ class Admission:
             tools=() if is_raw else prompts.tools_of(request),
             forced=prompt.begun,
         )
-        sampler = self._sampler(request, prompt)
         sampler.constraint = constraint if stream.in_answer or is_raw else None
         return Tools(
             sampler=sampler,
             stream=stream,
             writer=DeltaWriter(request.id, self.emit),
-            drafter=self._drafter(request, prompt),
+            drafter=self._drafter(request, prompt, sequence),
             constraint=constraint,
-            spelled=vocab.tokens_named(dialect.special_texts),
+            spelled=self.model.vocab.tokens_named(dialect.special_texts),
         )
 
     def _remark(self, request: Generate) -> None:
@@ -131,12 +145,13 @@ class Admission:
             request.sampling,
             vocab=vocab.handle,
             n_vocab=vocab.facts.n_tokens,
-            n_ctx_train=self.model.n_ctx_train,
+            n_ctx_train=self.model.n_ctx,
             banned=vocab.eog_tokens if request.ignore_eos else (),
             prompt=prompt.tokens,
+            keep_logits=request.logprobs >= 0,
         )
 
-    def _drafter(self, request: Generate, prompt: Prompt) -> Drafter | None:
+    def _drafter(self, request: Generate, prompt: Prompt, sequence: Sequence) -> Drafter | None:
         """A model that cannot forget a part could not take a wrong draft back.
 
         Nor is there one where a seed asks for the same answer every time: how long a draft is depends on the
@@ -146,16 +161,24 @@ class Admission:
         is_seeded = sampling.seed is not None and sampling.temp > 0
         if request.drafting.mode == "off" or is_seeded or not self.model.can_truncate:
             return None
-        drafter = Drafter(LookupSource(), max_tokens=request.drafting.max_tokens, batch_cost=self.batch_cost)
+        source: Source = LookupSource()
+        if self.draft_model is not None:
+            source = BetterOf(source, self.draft_model.source(sequence.id))
+        drafter = Drafter(source, max_tokens=request.drafting.max_tokens, batch_cost=self.batch_cost)
         drafter.start(prompt.tokens)
         return drafter
 
 
 def _check(request: Generate) -> None:
-    if request.logprobs > MAX_LOGPROBS:
+    if not -1 <= request.logprobs <= MAX_LOGPROBS:
         raise UsageError(
             f"{request.logprobs} alternatives were asked for with each token, {MAX_LOGPROBS} are the most.",
-            hint=f"Ask for {MAX_LOGPROBS} or fewer.",
+            hint=f"Ask for {MAX_LOGPROBS} or fewer; -1 is none.",
+        )
+    if request.ignore_eos and request.grammar is not None:
+        raise UsageError(
+            "An answer that obeys a grammar ends where the grammar ends: it cannot ignore the end.",
+            hint="Leave one of the two out.",
         )
     if request.drafting.max_tokens < 0 or request.max_tokens < 0:
         raise UsageError("A number of tokens cannot be negative.", hint="0 means no limit.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeapp.cleantext import clean_line
 from edgeapp.engine import bindings
-from edgeapp.engine.bindings.logits import logits_row
+from edgeapp.engine.bindings.logit_rows import logits_row
 from edgeapp.engine.grammar.gbnf import parse_gbnf
 from edgeapp.engine.grammar.json_schema import normalise_schema
 from edgeapp.engine.grammar.lark import pattern_to_lark, rules_to_lark

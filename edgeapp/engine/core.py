@@ -6,6 +6,7 @@ Knows requests and events, no pipe and no thread.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
@@ -45,6 +46,7 @@ from edgeapp.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from edgeapp.engine.draft_model import DraftModel
     from edgeapp.engine.model import LoadedModel
     from edgeapp.engine.prefix_disk import PrefixDisk
     from edgeapp.protocol import Load
@@ -68,6 +70,7 @@ class Core:
         is_cancelled: Callable[[int], bool],
         load_s: float,
     ) -> None:
+        self._resources = ExitStack()
         self._model = model
         self._emit = emit
         self._adapters = Adapters(model.handle, model.path)
@@ -77,13 +80,15 @@ class Core:
             store=PrefixStore(load.cache_ram_bytes),
             can_truncate=model.can_truncate,
         )
+        self._constraints = ConstraintFactory(model.vocab)
         admission = Admission(
             model=model,
             kv=self._kv,
             adapters=self._adapters,
-            constraints=ConstraintFactory(model.vocab),
+            constraints=self._constraints,
             presets=PresetPrefixes(model, self._kv, _disk(model, load)),
             batch_cost=BatchCost(),
+            draft_model=self._draft_model(model, load),
             emit=emit,
             load_s=load_s,
         )
@@ -100,6 +105,22 @@ class Core:
         self._embeds: deque[tuple[int, Generator[None, None, Event]]] = deque()
         self._measuring: frozenset[int] = frozenset()
 
+    def _draft_model(self, model: LoadedModel, load: Load) -> DraftModel | None:
+        if not load.draft_path:
+            return None
+        from edgeapp.engine.draft_model import load_draft_model
+
+        return self._resources.enter_context(
+            load_draft_model(
+                load.draft_path,
+                model.vocab,
+                n_kv=model.n_kv,
+                n_sequences=model.n_sequences,
+                n_threads=model.n_threads,
+                n_gpu_layers=load.n_gpu_layers,
+            )
+        )
+
     @property
     def is_busy(self) -> bool:
         return self._loop.is_busy or bool(self._measures) or bool(self._embeds)
@@ -108,6 +129,12 @@ class Core:
     def in_flight(self) -> frozenset[int]:
         """The requests that the decode that runs now is for."""
         return self._loop.in_flight or self._measuring
+
+    def prepare(self, request: Generate) -> None:
+        """Compile the request's grammar, in the thread that takes requests in: the first takes a while."""
+        if request.grammar is not None:
+            with suppress(EdgeappError):  # told when the request is begun
+                self._constraints.compile(request.grammar)
 
     def take(self, request: WorkRequest) -> None:
         """Answer a request at once, or queue it. A failure is an event."""
@@ -205,6 +232,7 @@ class Core:
         self._loop.free()
         self._embedder.free()
         self._adapters.free()
+        self._resources.close()
 
 
 def _unwritable(problem: OSError) -> EngineError:

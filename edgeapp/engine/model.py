@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CTX_STEP = 256  # llama.cpp rounds a context up to this (llama-context.cpp, GGML_PAD(n_ctx, 256))
 SPARE_SEQUENCES = 4
 """Conversations that stay in the KV cache beside those that are being answered."""
-DRAFT_ROWS = 8
+DRAFT_ROWS = 15
 """Drafted tokens whose logits one decode can return."""
 
 OnProgress = Callable[[LoadPhase, float], None]
@@ -197,7 +197,7 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
             collector=collector,
             expert_usage=expert_usage,
             n_expert=n_expert,
-            n_expert_used=_count(handle, "expert_used_count"),
+            n_expert_used=request.n_expert_used or _count(handle, "expert_used_count"),
             n_embd=bindings.model_n_embd(handle),
             desc=bindings.model_desc(handle),
         )
@@ -242,8 +242,8 @@ def _context_options(request: Load, *, can_truncate: bool) -> ContextOptions:
     return ContextOptions(
         n_ctx=request.n_kv or request.n_ctx,
         n_sequences=_n_sequences(request, can_truncate=can_truncate),
-        n_batch=request.n_ubatch,
-        n_ubatch=request.n_ubatch,
+        n_batch=_n_ubatch(request),
+        n_ubatch=_n_ubatch(request),
         n_threads=request.n_threads,
         n_outputs=_n_outputs(request),
         kv_type=request.kv_type,
@@ -258,8 +258,14 @@ def _n_sequences(request: Load, *, can_truncate: bool) -> int:
 def _n_outputs(request: Load) -> int:
     """Every token needs logits where activations are collected, or the last layer would skip it."""
     if request.collect:
-        return request.n_ubatch
-    return min(request.n_outputs or request.n_parallel + DRAFT_ROWS, request.n_ubatch)
+        return _n_ubatch(request)
+    n_outputs = request.n_outputs or request.n_parallel + DRAFT_ROWS
+    return min(max(n_outputs, request.n_parallel + SPARE_SEQUENCES), _n_ubatch(request))
+
+
+def _n_ubatch(request: Load) -> int:
+    """llama.cpp reserves logits for a token of every sequence (llama-context.cpp, graph_reserve)."""
+    return max(request.n_ubatch, request.n_parallel + SPARE_SEQUENCES)
 
 
 def _collector() -> Collector:

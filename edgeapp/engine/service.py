@@ -26,6 +26,7 @@ from edgeapp.protocol import (
     Done,
     Event,
     Failed,
+    Generate,
     Heartbeat,
     Hello,
     Load,
@@ -119,12 +120,15 @@ class Service:
         try:
             request = protocol.decode_request(line)
         except msgspec.MsgspecError as problem:
-            self.emit(Failed(code="protocol", message=f"The request is not understood: {problem}."))
+            message = f"The request is not understood: {problem}."
+            self.emit(Failed(id=_id_of(line), code="protocol", message=message))
             return
         if isinstance(request, Cancel):
             self._cancelled.add(request.target)
         if isinstance(request, Shutdown):
             self._ending.set()
+        if isinstance(request, Generate) and self._core is not None:
+            self._core.prepare(request)
         self._requests.put(request)
         self._abort_if_unwanted()
 
@@ -204,6 +208,18 @@ class Service:
             self._collect(Notice(id=request.id, code=remark.code, message=remark.message, hint=remark.hint))
         self._collect(_memory(request.id))
         self._collect(_loaded(request, loaded, load_s=load_s))
+
+
+class _Numbered(msgspec.Struct):
+    id: int = 0
+
+
+def _id_of(line: bytes) -> int:
+    """Return the id of a request that is not understood otherwise; 0 when not even that is."""
+    try:
+        return msgspec.json.decode(line, type=_Numbered).id
+    except msgspec.MsgspecError:
+        return 0
 
 
 def _loaded(request: Load, loaded: LoadedModel, *, load_s: float) -> Loaded:

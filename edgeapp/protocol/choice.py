@@ -82,5 +82,5 @@ class Drafting(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     mode: Literal["auto", "off"] = "auto"
-    max_tokens: int = 8
+    max_tokens: int = 15
     """Most tokens of one draft."""

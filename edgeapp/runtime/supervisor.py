@@ -72,7 +72,7 @@ class WorkerProcess:
         self._ended_for, self._hung = "", False
         self._clock = asyncio.get_running_loop().time
         self._watchdog = Watchdog(patience.starting, self._clock())
-        self.exchanges = Exchanges(self._send)
+        self.exchanges = Exchanges(self.send)
         self.exit: WorkerExit | None = None
         self._reader = asyncio.create_task(self._read())
         self._stderr_reader = asyncio.create_task(self._read_stderr())
@@ -122,10 +122,16 @@ class WorkerProcess:
         """From now on silence is measured against the steps of a decode."""
         self._watchdog.enter(self._patience.serving, self._clock())
 
+    def send(self, request: Request) -> None:
+        """Queue a request; one to a dead worker is dropped, because its exchange is told of the death."""
+        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe
+        if not self._process.stdin.is_closing():
+            self._process.stdin.write(protocol.encode(request))
+
     async def shutdown(self) -> None:
         """Ask it to end, then insist."""
         self._ended_for = "The engine has been closed."
-        self._send(Shutdown())
+        self.send(Shutdown())
         await asyncio.wait({self._reader}, timeout=SHUTDOWN_TIMEOUT_S)
         await self.kill()
 
@@ -143,12 +149,6 @@ class WorkerProcess:
         self._reader.cancel()
         self._process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001 - has no public name
         self._end(-signal.SIGKILL)
-
-    def _send(self, request: Request) -> None:
-        """Queue a request; one to a dead worker is dropped, because its exchange is told of the death."""
-        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe
-        if not self._process.stdin.is_closing():
-            self._process.stdin.write(protocol.encode(request))
 
     async def _greet(self) -> None:
         """Wait for `Hello`, the answer to a request 0 that is never sent."""

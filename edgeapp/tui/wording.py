@@ -114,7 +114,7 @@ def ending(event: Done | Failed) -> str:
 def next_start(down: EngineDown) -> str:
     """Say when the engine is back."""
     if down.retry_in_s is None:
-        return "Your next message starts it again."
+        return ""
     return (
         "It is being started again."
         if down.retry_in_s < 1

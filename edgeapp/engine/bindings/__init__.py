@@ -39,7 +39,7 @@ from edgeapp.engine.bindings.library import (
     stop,
     system_info,
 )
-from edgeapp.engine.bindings.logits import logits_row
+from edgeapp.engine.bindings.logit_rows import logits_row
 from edgeapp.engine.bindings.memory import (
     kv_clear,
     kv_copy,

@@ -151,7 +151,8 @@ class Batch:
         self._tokens[start:end] = list(tokens)
         self._positions[start:end] = list(range(n_past, n_past + count))
         self._sequences[start:end] = [sequence] * count
-        self._logits[start:end] = [0] * (count - n_logits) + [1] * n_logits
+        wanted: list[ctypes.c_byte | int] = [0] * (count - n_logits)
+        self._logits[start:end] = wanted + [1] * n_logits
         self.n_tokens = end
         return end - n_logits
 
@@ -162,6 +163,7 @@ class Batch:
         """
         self._batch.n_tokens = self.n_tokens
         code = c.llama_decode(context, self._batch)
+        c.llama_synchronize(context)  # a GPU may still be at it
         return "ok" if code == 0 else _decode_result(code)
 
 

@@ -11,8 +11,9 @@ from edgeapp.engine.grammar.tree import to_regex
 from edgeapp.errors import GrammarError
 
 _PATTERNS = [
-    "a", "a|b", "^a", "a$", "^a|b$", "(^a$)|b", "^(a|b)*?c{1,2}$", "[^a-c]", "[\\]\\-^]", "\\x41\\u0042", "^$",
+    "a", "a|b", "^a", "a$", "^a|b$", "(^a$)|b", "^(a|b)*?c{1,2}$", "[^a-c]", "[\\]\\-^]", "^$",
     "\\w\\d?", "a.c", "(?:ab)+", "(?<name>a)b", "[\\d.]", "a{2,}", "\\.\\*", "\\u{61}", "\\ud83d\\ude00",
+    "\\x41\\u0042",
 ]  # fmt: skip
 _TEXTS = st.text(st.sampled_from("abcAB1.-]^* \n😀"), max_size=5)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from edgeapp.engine.bindings.library import c
 from edgeapp.errors import EngineError
@@ -21,4 +21,4 @@ def logits_row(context: ContextHandle, row: int, n_vocab: int) -> memoryview:
     if not pointer:
         raise EngineError(f"The last batch has no logits at index {row}.")
     array = (ctypes.c_float * n_vocab).from_address(ctypes.addressof(pointer.contents))
-    return memoryview(array).cast("B").cast("f")
+    return cast("memoryview", memoryview(array).cast("B").cast("f"))
