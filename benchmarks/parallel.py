@@ -28,36 +28,11 @@ N_CHATS = (1, 4, 8, 16)
 N_RUNS = 3
 N_GENERATED = 64
 N_CTX = 1024
-WORDS = [
-    "ship",
-    "harbour",
-    "winter",
-    "engine",
-    "garden",
-    "letter",
-    "river",
-    "stone",
-    "window",
-    "market",
-    "valley",
-    "copper",
-    "bridge",
-    "kitchen",
-    "signal",
-    "forest",
-    "lantern",
-    "captain",
-    "blade",
-    "turbine",
-    "crack",
-    "surface",
-    "inspection",
-    "report",
-    "morning",
-    "planet",
-    "number",
-    "colour",
-]
+WORDS = (
+    *("ship", "harbour", "winter", "engine", "garden", "letter", "river", "stone", "window", "market"),
+    *("valley", "copper", "bridge", "kitchen", "signal", "forest", "lantern", "captain", "blade", "turbine"),
+    *("crack", "surface", "inspection", "report", "morning", "planet", "number", "colour", "paper", "road"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,6 +94,8 @@ class Admission:
         n_preset = self.presets.length(request, prompt.tokens)
         saved = self.presets.find(prompt.key, prompt.tokens[:n_preset])
         sequence = self.kv.claim(prompt.key, prompt.tokens, saved=saved)
+        if saved is not None and not sequence.tokens:
+            self.presets.discard(saved)
         stops: dict[int, Stop] = {}
         if len(sequence.tokens) < n_preset:
             stops[n_preset] = self.presets.keep
@@ -152,21 +154,25 @@ class Admission:
         )
 
     def _drafter(self, request: Generate, prompt: Prompt, sequence: Sequence) -> Drafter | None:
-        """A model that cannot forget a part could not take a wrong draft back.
-
-        Nor is there one where a seed asks for the same answer every time: how long a draft is depends on the
-        time it takes, and rounding depends on how many tokens are computed together.
-        """
-        sampling = request.sampling
-        is_seeded = sampling.seed is not None and sampling.temp > 0
-        if request.drafting.mode == "off" or is_seeded or not self.model.can_truncate:
+        """A model that cannot forget a part could not take a wrong draft back."""
+        if request.drafting.mode == "off" or not self.model.can_truncate:
             return None
         source: Source = LookupSource()
         if self.draft_model is not None:
             source = BetterOf(source, self.draft_model.source(sequence.id))
-        drafter = Drafter(source, max_tokens=request.drafting.max_tokens, batch_cost=self.batch_cost)
+        drafter = Drafter(
+            source,
+            max_tokens=request.drafting.max_tokens,
+            # Rounding depends on how many tokens are computed together, and a router may turn on it. So
+            # where the same answer is wanted every time, drafts do not depend on measured times.
+            batch_cost=None if _is_repeatable(request) else self.batch_cost,
+        )
         drafter.start(prompt.tokens)
         return drafter
+
+
+def _is_repeatable(request: Generate) -> bool:
+    return request.sampling.seed is not None or request.sampling.temp == 0
 
 
 def _check(request: Generate) -> None:

@@ -175,6 +175,7 @@ class KvCache:
         can_keep = n_keep > 0 and n_keep >= self._least(sequence)
         if not can_keep or not bindings.kv_truncate(self._context, sequence.id, n_keep):
             n_keep = self._rewind(sequence, n_keep)
+        sequence.checkpoints.truncate(n_keep)
         del sequence.tokens[n_keep:]
         return n_keep
 
@@ -187,7 +188,6 @@ class KvCache:
         """Go back to the last checkpoint, or to the beginning."""
         found = sequence.checkpoints.best(n_keep)
         if found is not None and self._go_back(sequence, *found):
-            sequence.checkpoints.truncate(found[0])
             return found[0]
         bindings.kv_forget(self._context, sequence.id)
         sequence.checkpoints.clear()
@@ -263,12 +263,10 @@ class KvCache:
 
     def saved(self, sequence: Sequence) -> SavedSequence:
         """Return the sequence as bytes that `claim` and `unpark` take."""
-        n_tokens, n_swa = len(sequence.tokens), self._kind.n_swa
-        is_cut = self._kind.is_recurrent or 0 < n_swa < n_tokens
         return SavedSequence(
             key=sequence.key,
             tokens=tuple(sequence.tokens),
             rendered=sequence.rendered,
             data=bindings.save_sequence(self._context, sequence.id),
-            n_least=n_tokens if is_cut else 0,
+            n_least=self._kind.least_saved(len(sequence.tokens)),
         )

@@ -21,7 +21,7 @@ def model_key(path: Path, *, kv_type: str, n_expert_used: int) -> str:
     That is the whole header (architecture, vocabulary, tensor types), size and modification time of each
     file of the model, 16 blocks of 64 KiB spread over its weights, the engine's version, the KV type and the
     number of active experts. A fine-tune differs in every block, an edit in place in the time, so only a file
-    that was forged to pass would. Costs about 10 ms. Raise what `read_parts` does, or `OSError`.
+    that was forged to pass would. Raise what `read_parts` does, or `OSError`.
     """
     # Parsing headers is not part of a plain chat.
     from edgeapp.gguf_info.parts import read_parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -59,8 +60,15 @@ class PresetPrefixes:
         """Return the saved prefix `tokens`, if there is one."""
         return self._disk.load(key, tokens) if self._disk and tokens else None
 
+    def discard(self, saved: SavedSequence) -> None:
+        """Delete a prefix that llama.cpp refused."""
+        if self._disk is not None:
+            self._disk.discard(saved)
+
     def keep(self, sequence: Sequence) -> None:
         """Save the sequence, which has come to the end of its prefix."""
         self._kv.checkpoint(sequence)
         if self._disk is not None:
-            self._disk.save(self._kv.saved(sequence))
+            # Hashing and waiting for the disk would hold everybody up.
+            saved = self._kv.saved(sequence)
+            threading.Thread(target=self._disk.save, args=(saved,)).start()

@@ -23,7 +23,7 @@ from edgeapp.errors import GrammarError
 MAX_SCHEMA_BYTES = 256 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_SCHEMA_NODES = 4096
-"""Schemas and constant values together; the largest of llguidance's own examples have a few hundred."""
+"""Schemas and constant values together."""
 MAX_INTEGER = 2**53 - 1
 """RFC 8259, section 6: the integers on which all implementations agree."""
 MAX_DECIMALS = 15

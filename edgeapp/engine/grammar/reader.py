@@ -10,8 +10,7 @@ from edgeapp.errors import GrammarError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Caps. Every recursion here and in native code is as deep as the nesting, every table as long as the nodes;
-# published grammars stay an order of magnitude below.
+# Caps. Every recursion here and in native code is as deep as the nesting, every table as long as the nodes.
 MAX_DEPTH = 64
 MAX_NODES = 4096
 MAX_REPEAT = 4096
