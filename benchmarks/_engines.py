@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeapp import catalog
 from edgeapp.hardware import read_host
-from edgeapp.protocol import Delta, Done, Generate, Load, Message, Sampling
+from edgeapp.protocol import Delta, Done, Drafting, Generate, Load, Message, Sampling
 from edgeapp.runtime.worker_client import WorkerClient
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ async def decode_tps(
         sampling=sampling,
         max_tokens=n_tokens,
         ignore_eos=True,
+        drafting=Drafting(mode="off"),
     )
     first_s = 0.0
     async for event in engine.generate(request):

@@ -21,7 +21,7 @@ from edgeapp.protocol import Delta, Done, Generate, Message, Sampling
 if TYPE_CHECKING:
     from edgeapp.runtime.worker_client import WorkerClient
 
-N_CHATS = 5
+N_CHATS = 6
 N_TURNS = 10
 N_GENERATED = 24
 N_CTX = 4096
@@ -73,8 +73,12 @@ async def _one_chat(engine: WorkerClient, port: int, number: int) -> tuple[float
         request = Generate(
             messages=tuple(ours), sampling=Sampling(temp=0), max_tokens=N_GENERATED, ignore_eos=True
         )
-        our_s, text = await _ours(engine, request)
+        # Whoever comes second is faster or slower than the first: they take turns.
+        if turn + number & 1:
+            our_s, text = await _ours(engine, request)
         answered = await chat(port, theirs, max_tokens=N_GENERATED, ignore_eos=True)
+        if not turn + number & 1:
+            our_s, text = await _ours(engine, request)
         their_s = answered.ttft_s
         ours.append(Message(role="assistant", content=text))
         theirs.append(Message(role="assistant", content=answered.text))

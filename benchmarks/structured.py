@@ -1,7 +1,8 @@
 """Decode speed of an answer held to a JSON schema, against no constraint and against llama-server's.
 
-Same model, same threads, greedy, alternating runs. The schema asks for more text than is decoded, so each
-answer has the same number of tokens. Targets: 0.9 of unconstrained, and not slower than llama-server.
+Same model, same threads, greedy, alternating runs, without drafts. The schema asks for more text than is
+decoded, so each answer has the same number of tokens. Targets: 0.9 of unconstrained, and not slower than
+llama-server.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks._engines import client, demo_model, machine, n_threads, ratio, row
 from benchmarks._llama_server import chat, llama_server
-from edgeapp.protocol import Delta, Done, Generate, Grammar, Message, Sampling
+from edgeapp.protocol import Delta, Done, Drafting, Generate, Grammar, Message, Sampling
 
 if TYPE_CHECKING:
     from edgeapp.runtime.worker_client import WorkerClient
@@ -45,6 +46,7 @@ async def _decode_tps(engine: WorkerClient, grammar: Grammar | None) -> float:
         grammar=grammar,
         max_tokens=N_TOKENS,
         ignore_eos=grammar is None,
+        drafting=Drafting(mode="off"),
     )
     first_s = 0.0
     async for event in engine.generate(request):

@@ -9,6 +9,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
+
 from edgeapp.errors import EdgeappError
 from edgeapp.protocol import (
     Delta,
@@ -71,11 +73,33 @@ def deltas(*pieces: str) -> list[Delta]:
     return [Delta(text=piece, n_tokens=n) for n, piece in enumerate(pieces, start=1)]
 
 
-def done(*, n_tokens: int, finish_reason: FinishReason = "stop", decode_tps: float = 50.0) -> Done:
+def thoughts(*pieces: str, answer: str = "") -> list[Delta]:
+    """Return a `Delta` of reasoning for each piece, and one for the answer, if there is one."""
+    reasoning = [
+        Delta(text=piece, channel="reasoning", n_tokens=n) for n, piece in enumerate(pieces, start=1)
+    ]
+    return [*reasoning, Delta(text=answer, n_tokens=len(pieces) + 1)] if answer else reasoning
+
+
+def done(
+    *,
+    n_tokens: int,
+    finish_reason: FinishReason = "stop",
+    decode_tps: float = 50.0,
+    drafts: tuple[int, int] = (0, 0),
+) -> Done:
+    """`drafts` are how many tokens were guessed ahead and how many of them were right."""
     return Done(
         finish_reason=finish_reason,
         usage=Usage(prompt_tokens=20, completion_tokens=n_tokens, cached_tokens=0),
-        timings=Timings(load_s=0.5, ttft_s=0.1, prompt_tps=200.0, decode_tps=decode_tps),
+        timings=Timings(
+            load_s=0.5,
+            ttft_s=0.1,
+            prompt_tps=200.0,
+            decode_tps=decode_tps,
+            draft_tokens=drafts[0],
+            draft_accepted=drafts[1],
+        ),
         n_ctx=LOADED.n_ctx,
         n_ctx_used=20 + n_tokens,
     )
@@ -157,6 +181,7 @@ class ScriptedEngine:
 
     load_steps: Sequence[LoadStep] = ()
     load_error: EdgeappError | None = None
+    n_ctx: int = LOADED.n_ctx
     answers: Sequence[Sequence[Step]] = ()
     requests: list[Generate] = field(default_factory=list)
     closed: bool = False
@@ -220,5 +245,6 @@ class ScriptedEngine:
         await asyncio.sleep(0)
         if self.load_error is not None:
             raise self.load_error
-        self.emit(LOADED)
-        return LOADED
+        loaded = msgspec.structs.replace(LOADED, n_ctx=self.n_ctx)
+        self.emit(loaded)
+        return loaded

@@ -61,6 +61,20 @@ def test_flags_beat_the_environment_which_beats_the_file(monkeypatch: pytest.Mon
         ("top_p", "1", 1.0),
         ("top_k", "0", 0),
         ("min_p", "0.05", 0.05),
+        ("typical_p", "0.9", 0.9),
+        ("xtc_probability", "0.5", 0.5),
+        ("xtc_threshold", "0.2", 0.2),
+        ("dynatemp_range", "0.5", 0.5),
+        ("mirostat", "2", 2),
+        ("repeat_penalty", "1.1", 1.1),
+        ("frequency_penalty", "-0.5", -0.5),
+        ("presence_penalty", "2", 2.0),
+        ("dry_multiplier", "0.8", 0.8),
+        ("think", "off", "off"),
+        ("draft", "off", "off"),
+        ("experts", "4", 4),
+        ("cache_ram", "512M", "512M"),
+        ("cache_ram", "0", "0"),
         ("seed", "4294967295", 4294967295),
         ("max_tokens", "128", 128),
         ("ctx", "64", 64),
@@ -93,6 +107,22 @@ def test_the_environment_sets_every_type(
         ("top_p", "0"),
         ("top_p", "1.01"),
         ("min_p", "-1"),
+        ("typical_p", "0"),
+        ("xtc_probability", "1.5"),
+        ("xtc_threshold", "-0.1"),
+        ("dynatemp_range", "-1"),
+        ("mirostat", "3"),
+        ("repeat_penalty", "0"),
+        ("frequency_penalty", "2.1"),
+        ("presence_penalty", "-2.1"),
+        ("dry_multiplier", "nan"),
+        ("think", "true"),
+        ("draft", "on"),
+        ("experts", "-1"),
+        ("experts", "513"),
+        ("cache_ram", "2"),
+        ("cache_ram", "lots"),
+        ("cache_ram", "-1G"),
         ("top_k", "-1"),
         ("top_k", "1.5"),
         ("seed", "4294967296"),
@@ -113,12 +143,19 @@ def test_a_value_out_of_range_names_variable_rule_and_value(
     monkeypatch.setenv(f"EDGEAPP_{key.upper()}", text)
     with pytest.raises(ConfigError) as caught:
         load_settings({})
-    assert caught.value.message == f"EDGEAPP_{key.upper()}: {key} must be {config._rule(key)}, not {text!r}."
+    assert caught.value.message == f"EDGEAPP_{key.upper()}: {key} must be {config.rule(key)}, not {text!r}."
 
 
 @pytest.mark.parametrize("key", Settings.__struct_fields__)
 def test_every_setting_has_a_rule_in_words(key: str) -> None:
-    assert config._rule(key)
+    assert config.rule(key)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"), [(None, None), ("0", 0), ("512M", 512 << 20), ("1.5g", 3 << 29), ("3K", 3072)]
+)
+def test_a_size_is_known_in_bytes(text: str | None, n_bytes: int | None) -> None:
+    assert load_settings({"cache_ram": text}).cache_ram_bytes == n_bytes
 
 
 def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edgeapp.errors import ContextOverflow
-from edgeapp.protocol import Failed, Sampling
+from edgeapp.protocol import AdapterUse, Drafting, Failed, Grammar, Sampling
 from edgeapp.session import ChatSession, ChatSettings
 from tests.scripted_engine import Crash, Hold, ScriptedEngine, Step, deltas, reply
 
@@ -36,6 +36,38 @@ async def test_the_system_prompt_and_all_turns_are_sent() -> None:
         ("assistant", "one"),
         ("user", "second"),
     ]
+
+
+async def test_what_is_asked_for_goes_with_every_message() -> None:
+    engine = ScriptedEngine()
+    settings = ChatSettings(
+        system="be brief",
+        sampling=Sampling(temp=0.5),
+        grammar=Grammar(kind="regex", source="a+"),
+        adapters=(AdapterUse(name="style"),),
+        template_options={"enable_thinking": False},
+        drafting=Drafting(mode="off"),
+        logprobs=2,
+    )
+    await _say(ChatSession(engine, settings), "hi")
+    (request,) = engine.requests
+    assert (request.sampling, request.grammar, request.adapters) == (
+        settings.sampling,
+        settings.grammar,
+        settings.adapters,
+    )
+    assert (request.template_options, request.drafting.mode, request.logprobs) == (
+        {"enable_thinking": False},
+        "off",
+        2,
+    )
+
+
+@pytest.mark.parametrize(("system", "n_messages"), [("", 0), ("be brief", 1)])
+async def test_the_system_prompt_is_a_prefix_to_keep(system: str, n_messages: int) -> None:
+    session, engine = _session(reply("one"), system=system)
+    await _say(session, "first")
+    assert engine.requests[0].n_prefix_messages == n_messages
 
 
 async def test_a_message_without_an_answer_is_joined_with_the_next_one() -> None:
@@ -134,3 +166,14 @@ async def test_a_summary_stands_for_what_is_no_longer_sent() -> None:
     assert "They spoke of words." in first
     assert "question 1" in first
     assert "question 0" not in first
+
+
+async def test_a_summary_leaves_most_of_a_small_context_for_what_it_sums_up() -> None:
+    overflow = Failed(code=ContextOverflow.code, message="Too long.", n_prompt=300, n_ctx=256)
+    answers: list[list[Step]] = [reply("answer " * 120), [overflow], reply("They spoke of words.")]
+    engine = ScriptedEngine(answers=answers, n_ctx=256)
+    session = ChatSession(engine, ChatSettings(sampling=Sampling()))
+    await _say(session, "word " * 30, "and now? " * 60)
+    assert await session.summarise() == 2
+    assert engine.requests[-1].max_tokens == 64
+    assert engine.requests[-1].template_options == {"enable_thinking": False}

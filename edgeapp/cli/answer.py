@@ -6,103 +6,127 @@ import asyncio
 import signal
 import sys
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 import click
 import msgspec
 
 from edgeapp.cli import print_error
+from edgeapp.cli.adapters import load_adapters
 from edgeapp.cli.json_errors import error_line
+from edgeapp.cli.logprobs import content_item
+from edgeapp.cli.thoughts import Thoughts
 from edgeapp.errors import EdgeappError, from_code
 from edgeapp.protocol import Delta, Done, ExpertUsage, Failed, Loaded, Memory, Notice, Progress, ToolCallDelta
 from edgeapp.runtime.client import EngineDown, StatusEvent
 from edgeapp.runtime.worker_client import WorkerClient
-from edgeapp.session import ChatSession, ChatSettings
+from edgeapp.session import ChatSession
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
-    from edgeapp.protocol import Load
+    from edgeapp.cli.job import Job
+    from edgeapp.protocol import TokenLogprob
+    from edgeapp.runtime.client import GenerationEvent
 
 EXIT_SIGNAL = 128
 """A shell reports death by signal n as 128 + n; ending cleanly on one reports the same."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One prompt for one model. `load` tells the engine how to load it."""
+@dataclass(kw_only=True)
+class _Answer:
+    """What has arrived beside the text that the session keeps."""
 
-    prompt: str
-    load: Load
-    settings: ChatSettings
-    model: str
-    as_json: bool
+    has_text: bool = False
+    reasoning: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
-async def answer(job: Job) -> int:
+async def answer(job: Job, prompt: str, *, model: str, as_json: bool) -> int:
     """Print the answer and return the exit code: 0, that of the error, or 128 + n after signal n."""
     client = WorkerClient(job.load)
-    client.watch(_StatusLine(job.model).show)
+    client.watch(_StatusLine(model).show)
     session = ChatSession(client, job.settings)
-    with _stopping_on_signals(session) as received:
+    preparing = asyncio.ensure_future(load_adapters(client, job.adapters))
+    with _stopping_on_signals(session, preparing) as received:
         try:
-            end = await _stream(session, job)
+            await preparing
+            arrived, end = await _stream(session.send(prompt), as_json=as_json)
         except asyncio.CancelledError:
             if not received:
                 raise
             return EXIT_SIGNAL + received[0]
+        except EdgeappError as problem:
+            return _report(problem, as_json=as_json)
         finally:
             await client.aclose()
     if isinstance(end, Failed):
-        problem = from_code(end.code, end.message, end.hint)
-        _report(problem, as_json=job.as_json)
-        return problem.exit_code
-    if job.as_json:
-        click.echo(msgspec.json.encode(_result(session, end, job.model)))
+        return _report(from_code(end.code, end.message, end.hint), as_json=as_json)
+    if as_json:
+        click.echo(msgspec.json.encode(_result(session, arrived, end, model)))
     return EXIT_SIGNAL + received[0] if received else 0
 
 
-async def _stream(session: ChatSession, job: Job) -> Done | Failed:
-    async for event in session.send(job.prompt):
+async def _stream(events: AsyncIterator[GenerationEvent], *, as_json: bool) -> tuple[_Answer, Done | Failed]:
+    arrived, thoughts = _Answer(), Thoughts()
+    async for event in events:
         match event:
-            case Delta(text=text, channel="answer") if not job.as_json:
-                sys.stdout.write(text)
-                sys.stdout.flush()
+            case Delta(text=text, channel="reasoning"):
+                arrived.reasoning.append(text)
+                if not as_json:
+                    thoughts.write(text)
+            case Delta(text=text, logprobs=logprobs):
+                arrived.has_text = True
+                arrived.logprobs.extend(logprobs)
+                if not as_json:
+                    thoughts.end()
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
             case Done() | Failed():
-                if not job.as_json:
-                    click.echo()
-                return event
-            case Progress() | Delta() | ToolCallDelta():
+                if not as_json:
+                    thoughts.end()
+                    if arrived.has_text or isinstance(event, Done):
+                        click.echo()
+                return arrived, event
+            case Progress() | ToolCallDelta():
                 pass
             case _:
                 assert_never(event)
     raise AssertionError  # a generation ends with Done or Failed
 
 
-def _result(session: ChatSession, done: Done, model: str) -> dict[str, object]:
+def _result(session: ChatSession, arrived: _Answer, done: Done, model: str) -> dict[str, object]:
     text = session.turns[-1].text if session.turns[-1].role == "assistant" else ""
-    return {
-        "text": text,
+    result: dict[str, object] = {"text": text}
+    if arrived.reasoning:
+        result["reasoning"] = "".join(arrived.reasoning)
+    result |= {
         "finish_reason": done.finish_reason,
         "usage": done.usage,
         "timings": done.timings,
         "model": model,
         "n_ctx": done.n_ctx,
     }
+    if session.settings.logprobs >= 0:
+        result["logprobs"] = [content_item(logprob) for logprob in arrived.logprobs]
+    return result
 
 
-def _report(problem: EdgeappError, *, as_json: bool) -> None:
+def _report(problem: EdgeappError, *, as_json: bool) -> int:
+    """Print `problem` and return its exit code."""
     if as_json:
         click.echo(error_line(problem))
     print_error(problem)
+    return problem.exit_code
 
 
 @contextmanager
-def _stopping_on_signals(session: ChatSession) -> Iterator[list[int]]:
-    """Stop the answer on the first signal and everything on the second; yield the signals received.
+def _stopping_on_signals(session: ChatSession, preparing: asyncio.Future[None]) -> Iterator[list[int]]:
+    """Stop on the first signal, end everything on the second; yield the signals received.
 
-    What has arrived is kept. A signal that is ignored, as SIGHUP under nohup, stays ignored.
+    `preparing` is what comes before the answer. What has arrived is kept. A signal that is ignored, as SIGHUP
+    under nohup, stays ignored.
     """
     received: list[int] = []
     loop = asyncio.get_running_loop()
@@ -112,6 +136,7 @@ def _stopping_on_signals(session: ChatSession) -> Iterator[list[int]]:
 
     def on_signal(number: int) -> None:
         received.append(number)
+        preparing.cancel()
         session.stop()
         if len(received) > 1 and task is not None:
             task.cancel()

@@ -39,8 +39,9 @@ def show(*, as_json: bool) -> None:
             json.dumps({key: {"value": value, "source": source} for key, value, source in rows}, indent=2)
         )
         return
+    width = max(map(len, config.KEYS))
     for key, value, source in rows:
-        click.echo(f"{key:<11} {_shown(value):<24} {_origin(key, source)}".rstrip())
+        click.echo(f"{key:<{width}} {_shown(value):<24} {_origin(key, source)}".rstrip())
 
 
 @command.command(epilog="Example: edgeapp config path")

@@ -6,24 +6,27 @@ import asyncio
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeapp import catalog, log
 from edgeapp.catalog import CatalogEntry
+from edgeapp.cli.adapters import load_adapters, parse_adapters
+from edgeapp.cli.chat_settings import chat_settings, well_formed
+from edgeapp.cli.grammar_source import read_grammar
+from edgeapp.cli.job import Job
+from edgeapp.cli.run_flags import choice_flags, setting_flags, take_choices
 from edgeapp.config import load_settings
 from edgeapp.errors import NoGguf, UsageError
-from edgeapp.protocol import Sampling
 from edgeapp.references import HubRef, LocalPath
 
 if TYPE_CHECKING:
-    from edgeapp.catalog import ResolvedModel, SamplingAdvice
+    from edgeapp.catalog import ResolvedModel
+    from edgeapp.cli.run_flags import RunChoices
     from edgeapp.config import Settings
     from edgeapp.protocol import Load
-    from edgeapp.session import ChatSettings
-
-Number = TypeVar("Number", int, float)
 
 _EXAMPLES = """\b
 Examples:
@@ -34,6 +37,10 @@ Examples:
   edgeapp run -p "Why is the sky blue?"           answer once and end
   cat report.txt | edgeapp run -p "Summarise:"    put standard input before the prompt
   edgeapp run -p "Hi" --json | jq .timings        one JSON object for scripts
+  edgeapp run -p "Name a city." --regex "[A-Z][a-z]{2,14}"    an answer of this form
+  edgeapp run -p "Who wrote Faust?" --json-schema author.json
+  edgeapp run model.gguf --lora style.gguf=0.5    with an adapter at half strength
+  edgeapp run moe.gguf --experts 4                each token uses 4 experts
 """
 
 
@@ -41,67 +48,65 @@ Examples:
 @click.argument("model", required=False)
 @click.option("-p", "--prompt", help="Answer this prompt and end, instead of opening a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@click.option("--system", help="System prompt. Default: none.")
-@click.option(
-    "--temp", type=float, help="Temperature; 0 is greedy and deterministic. Default: the model's, or 0.8."
-)
-@click.option(
-    "--top-p",
-    type=float,
-    help="Sample from the likeliest tokens with this much probability in all. Default: the model's, or 0.95.",
-)
-@click.option(
-    "--top-k", type=int, help="Sample from this many likeliest tokens; 0 is off. Default: the model's, or 40."
-)
-@click.option(
-    "--min-p",
-    type=float,
-    help="Drop tokens less likely than this share of the likeliest; 0 is off. Default: the model's, or 0.05.",
-)
-@click.option("--seed", type=int, help="Seed of the sampler. Default: a fresh one for every answer.")
-@click.option("--max-tokens", type=int, help="Longest answer in tokens. Default: 0, until the model ends.")
-@click.option("--ctx", type=int, help="Context length in tokens. Default: the trained one, at most 8192.")
-@click.option("--threads", type=int, help="Compute threads. Default: one per physical core.")
-@click.option("--gpu", type=click.Choice(["auto", "off"]), help="Use GPUs: auto or off. Default: auto.")
-@click.option("--offline/--online", default=None, help="Never touch the network. Default: --online.")
-@click.option("--theme", help="Theme of the chat. Default: textual-dark.")
-def command(model: str | None, prompt: str | None, *, as_json: bool, **flags: object) -> None:
+@choice_flags
+@setting_flags
+def command(model: str | None, prompt: str | None, *, as_json: bool, **flags: Any) -> None:
     """Chat with MODEL, or answer one prompt.
 
     MODEL is a .gguf file, hf:org/repo[:quant], a name from `edgeapp models list`, or nothing for the
     embedded demo. A folder or repository of safetensors is converted to 4 bits first, once. Without
     -p, on a terminal, a chat opens; otherwise the answer is streamed as plain text.
+
+    What a model thinks before it answers is never on stdout: the chat shows it folded, -p shows it dimmed
+    on stderr when that is a terminal, and --json has it as `reasoning`.
     """
+    choices = take_choices(flags)
     settings = load_settings(flags)
     log.set_up(settings.log_level)
+    _check_together(choices, settings, as_json=as_json)
     is_chat = prompt is None and not as_json and sys.stdin.isatty() and sys.stdout.isatty()
     if is_chat and os.environ.get("TERM", "dumb") in ("", "dumb"):
         raise UsageError(
             "This terminal cannot show the chat: TERM says that it is dumb.",
             hint='Use `edgeapp run -p "…"`, or set TERM.',
         )
+    grammar, adapters = read_grammar(choices), parse_adapters(choices.lora)
     full_prompt = None if is_chat else _read_prompt(prompt)
     resolved = _resolve(model, settings)
-    load = _planned_load(resolved, settings)
-    chat_settings = _chat_settings(settings, resolved.sampling)
+    job = Job(
+        load=_planned_load(resolved, settings, draft_model=choices.draft_model),
+        settings=chat_settings(
+            settings,
+            resolved.sampling,
+            grammar=grammar,
+            adapters=tuple(adapter.use for adapter in adapters),
+            logprobs=choices.logprobs,
+        ),
+        adapters=adapters,
+    )
     if full_prompt is None:
-        _chat(resolved, load, chat_settings, theme=settings.theme)
+        _chat(job, resolved, theme=settings.theme)
     else:
-        _answer(full_prompt, resolved, load, chat_settings, as_json=as_json)
+        _answer(job, full_prompt, model=resolved.name, as_json=as_json)
+
+
+def _check_together(choices: RunChoices, settings: Settings, *, as_json: bool) -> None:
+    """Raise `UsageError` for flags that make no sense together."""
+    if choices.logprobs is not None and not as_json:
+        raise UsageError("--logprobs goes into the JSON object.", hint="Add --json.")
+    if choices.draft_model is not None and settings.draft == "off":
+        raise UsageError(
+            "--draft-model names a model that guesses ahead, but guessing is off.", hint="Add --draft auto."
+        )
 
 
 def _read_prompt(prompt: str | None) -> str:
     """Join standard input, where something was piped in, and the prompt. Raise `UsageError` for nothing."""
     piped = _read_stdin() if prompt is None or _stdin_is_piped() else ""
-    text = "\n\n".join(part for part in (piped.strip(), _well_formed(prompt or "")) if part)
+    text = "\n\n".join(part for part in (piped.strip(), well_formed(prompt or "")) if part)
     if not text:
         raise UsageError("There is no prompt.", hint='Give one with -p "…", or pipe one in.')
     return text
-
-
-def _well_formed(argument: str) -> str:
-    """Replace bytes of an argument that are not UTF-8, which Python hands over as lone surrogates."""
-    return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _stdin_is_piped() -> bool:
@@ -152,57 +157,42 @@ def _converted_here(parsed: LocalPath | HubRef | CatalogEntry, *, offline: bool)
             return None
 
 
-def _planned_load(resolved: ResolvedModel, settings: Settings) -> Load:
+def _planned_load(resolved: ResolvedModel, settings: Settings, *, draft_model: str | None) -> Load:
     from edgeapp.gguf_info import read_gguf_info
     from edgeapp.hardware import read_gpus, read_host
     from edgeapp.placement.plan import plan
     from edgeapp.runtime.loading import engine_has_cuda, load_request
 
     info = read_gguf_info(resolved.path)
+    draft = None if draft_model is None else read_gguf_info(_resolve(draft_model, settings).path)
     # A card that this build of the engine cannot use is no place for a model.
     gpus = read_gpus().gpus if settings.gpu == "auto" and engine_has_cuda() else ()
-    placed = plan(info, read_host(), gpus, ctx=settings.ctx, threads=settings.threads)
-    return load_request(placed, info.path)
-
-
-def _sampling(settings: Settings, advice: SamplingAdvice) -> Sampling:
-    """Take each value from the user, else the model's catalog entry, else llama.cpp's default."""
-    default = Sampling()
-    return Sampling(
-        temp=_first(settings.temp, advice.temp, default.temp),
-        top_k=_first(settings.top_k, advice.top_k, default.top_k),
-        top_p=_first(settings.top_p, advice.top_p, default.top_p),
-        min_p=_first(settings.min_p, advice.min_p, default.min_p),
-        seed=settings.seed,
+    placed = plan(
+        info,
+        read_host(),
+        gpus,
+        ctx=settings.ctx,
+        threads=settings.threads,
+        cache_ram_bytes=settings.cache_ram_bytes,
+    )
+    return load_request(
+        placed, info.path, n_expert_used=settings.experts, draft_path=draft.path if draft else None
     )
 
 
-def _chat_settings(settings: Settings, advice: SamplingAdvice) -> ChatSettings:
-    from edgeapp.session import ChatSettings
-
-    return ChatSettings(
-        system=_well_formed(settings.system or ""),
-        sampling=_sampling(settings, advice),
-        max_tokens=settings.max_tokens,
-    )
-
-
-def _first(chosen: Number | None, advised: Number | None, default: Number) -> Number:
-    known = chosen if chosen is not None else advised
-    return default if known is None else known
-
-
-def _chat(resolved: ResolvedModel, load: Load, chat_settings: ChatSettings, *, theme: str) -> None:
+def _chat(job: Job, resolved: ResolvedModel, *, theme: str) -> None:
     from edgeapp.runtime.worker_client import WorkerClient
     from edgeapp.tui.app import ChatApp
 
+    client = WorkerClient(job.load)
     app = ChatApp(
-        WorkerClient(load),
-        chat_settings,
+        client,
+        job.settings,
         title=resolved.name,
         subtitle=resolved.licence,
         welcome=resolved.description,
         theme=theme,
+        prepare=partial(load_adapters, client, job.adapters),
     )
     app.run()
     if app.load_problem is not None:
@@ -210,16 +200,7 @@ def _chat(resolved: ResolvedModel, load: Load, chat_settings: ChatSettings, *, t
     sys.exit(app.return_code or 0)
 
 
-def _answer(
-    prompt: str, resolved: ResolvedModel, load: Load, chat_settings: ChatSettings, *, as_json: bool
-) -> None:
-    from edgeapp.cli.answer import Job, answer
+def _answer(job: Job, prompt: str, *, model: str, as_json: bool) -> None:
+    from edgeapp.cli.answer import answer
 
-    job = Job(
-        prompt=prompt,
-        load=load,
-        settings=chat_settings,
-        model=resolved.name,
-        as_json=as_json,
-    )
-    sys.exit(asyncio.run(answer(job)))
+    sys.exit(asyncio.run(answer(job, prompt, model=model, as_json=as_json)))

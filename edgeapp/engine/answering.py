@@ -106,6 +106,19 @@ class Answering:
             self._pending += self._draft(self._tools.drafter, n_batch)
         return Work(slot=slot, n_decode=len(self._pending), rank=rank, n_skipped=self.n_skipped)
 
+    def feed_next(self, n_most: int) -> int:
+        """Add the next token, and drafted ones, at most `n_most`, to the batch; return how many."""
+        pending = self._pending
+        del pending[1:]
+        if self._tools.drafter is not None:
+            pending += self._draft(self._tools.drafter, 1)[: n_most - 1]
+        sequence = self.sequence
+        self._n_fed = n_tokens = len(pending)
+        self._row = self._model.batch.add(
+            pending, sequence=sequence.id, n_past=len(sequence.tokens), n_logits=n_tokens
+        )
+        return n_tokens
+
     @property
     def is_reading(self) -> bool:
         """Tell whether the prompt is still being read."""

@@ -59,7 +59,11 @@ WorkRequest: TypeAlias = (
 
 
 class Core:
-    """Answers requests about one model. `is_cancelled` is asked while a measurement decodes."""
+    """Answers requests about one model.
+
+    `is_called` tells that somebody waits for the end of a step, `is_cancelled` is asked while a measurement
+    decodes.
+    """
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Core:
         load: Load,
         *,
         emit: Callable[[Event], None],
+        is_called: Callable[[], bool],
         is_cancelled: Callable[[int], bool],
         load_s: float,
     ) -> None:
@@ -79,6 +84,7 @@ class Core:
             n_sequences=model.n_sequences,
             store=PrefixStore(load.cache_ram_bytes),
             can_truncate=model.can_truncate,
+            is_unified=model.is_unified,
         )
         self._constraints = ConstraintFactory(model.vocab)
         admission = Admission(
@@ -92,7 +98,7 @@ class Core:
             emit=emit,
             load_s=load_s,
         )
-        self._loop = DecodeLoop(model, self._kv, admission, emit=emit)
+        self._loop = DecodeLoop(model, self._kv, admission, emit=emit, is_called=is_called)
         self._measurement = Measurement(model, Solo(model, self._kv, is_cancelled=is_cancelled), emit=emit)
         self._measures: deque[Measure] = deque()
         self._embedder = Embedder(

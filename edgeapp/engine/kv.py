@@ -45,16 +45,26 @@ class Sequence:
 
 
 class KvCache:
-    """All sequences of one context. `can_truncate` is False for models that cannot forget a part."""
+    """All sequences of one context. `can_truncate` is False for models that cannot forget a part.
+
+    `is_unified` says that they share one pool of cells; else each has a stream of its own.
+    """
 
     def __init__(
-        self, context: ContextHandle, *, n_sequences: int, store: PrefixStore, can_truncate: bool
+        self,
+        context: ContextHandle,
+        *,
+        n_sequences: int,
+        store: PrefixStore,
+        can_truncate: bool,
+        is_unified: bool,
     ) -> None:
         self._context = context
         self._kind = bindings.memory_kind(context)
         self._store = store
         self._clock = itertools.count(1)
         self.can_truncate = can_truncate
+        self.is_unified = is_unified
         self.sequences = tuple(Sequence(id=n) for n in range(n_sequences))
 
     # Finding a beginning ---------------------------------------------------------------------------------
@@ -127,10 +137,19 @@ class KvCache:
             return source
         target = self._free(source)
         if target is not source and n_common >= max(MIN_SHARED, self._least(source)):
+            self._copy(source, target, n_common)
+        return target
+
+    def _copy(self, source: Sequence, target: Sequence, n_common: int) -> None:
+        if self.is_unified:
             bindings.kv_copy(self._context, source.id, target.id, n_common)
             target.tokens = source.tokens[:n_common]
             target.n_shared = n_common
-        return target
+        elif bindings.load_sequence(
+            self._context, target.id, bindings.save_sequence(self._context, source.id)
+        ):
+            # Between streams only a whole sequence can be copied; what is too much is cut off.
+            target.tokens = list(source.tokens)
 
     def _free(self, spared: Sequence | None) -> Sequence:
         """Return an idle sequence, empty unless it is `spared`, when there is no other."""

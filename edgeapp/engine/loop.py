@@ -37,20 +37,32 @@ if TYPE_CHECKING:
 
 HEADROOM_TOKENS = 32
 """Room in the KV cache that each answer in progress is given before another one begins."""
+STRETCH_S = 0.25
+"""At most so long one answer is decoded before the worker looks after anything else."""
 EXPERTS_S = 0.25
 """Pause between two reports about the use of experts."""
 
 
 class DecodeLoop:
-    """Answers up to `model.n_parallel` requests at the same time."""
+    """Answers up to `model.n_parallel` requests at the same time.
+
+    `is_called` tells that a request has come in, or that events wait to be written.
+    """
 
     def __init__(
-        self, model: LoadedModel, kv: KvCache, admission: Admission, *, emit: Callable[[Event], None]
+        self,
+        model: LoadedModel,
+        kv: KvCache,
+        admission: Admission,
+        *,
+        emit: Callable[[Event], None],
+        is_called: Callable[[], bool],
     ) -> None:
         self._model = model
         self._kv = kv
         self._admission = admission
         self._emit = emit
+        self._is_called = is_called
         self._waiting = WaitingRoom()
         self._active: dict[int, tuple[Waiting, Answering]] = {}
         """By slot."""
@@ -111,6 +123,10 @@ class DecodeLoop:
         """Admit what fits and decode one batch."""
         if admit:
             self._admit()
+        lone = self._lone_slot()
+        if lone is not None:
+            self._run_alone(lone)
+            return
         shares = self._shares()
         if not shares:
             return
@@ -123,6 +139,48 @@ class DecodeLoop:
             return
         self._settle(group, result, time.perf_counter() - started_s)
 
+    def _lone_slot(self) -> int | None:
+        """Return the slot of the only answer in progress, if its prompt has been read."""
+        if len(self._active) != 1:
+            return None
+        (slot,) = self._active
+        return None if self._active[slot][1].is_reading else slot
+
+    def _run_alone(self, slot: int) -> None:
+        """Decode the only answer token by token, until there is something to write or to take in.
+
+        Python that runs between two decodes runs with cold caches, so there is as little of it as can be.
+        """
+        _, answering = self._active[slot]
+        self._admission.adapters.apply(self._model.context, answering.request.adapters)
+        self.in_flight = frozenset((answering.request.id,))
+        until_s = time.perf_counter() + STRETCH_S
+        try:
+            while self._next_token(answering) and not self._is_called() and time.perf_counter() < until_s:
+                pass
+        except EdgeappError as problem:
+            self._fail([slot], problem)
+            return
+        finally:
+            self.in_flight = frozenset()
+        if answering.finished is not None:
+            self._finish(slot, answering.finished)
+        self._report()
+
+    def _next_token(self, answering: Answering) -> bool:
+        """Decode the next token, and drafted ones; tell whether the answer goes on."""
+        model = self._model
+        model.batch.clear()
+        n_tokens = answering.feed_next(model.n_outputs)
+        started_s = time.perf_counter()
+        if self._decode_batch() != "ok":
+            model.abort.clear()
+            answering.undo()
+            return False
+        self._admission.batch_cost.observe(n_tokens, time.perf_counter() - started_s)
+        answering.absorb()
+        return answering.finished is None
+
     def _settle(self, group: Sequence[tuple[Answering, Share]], result: str, step_s: float) -> None:
         if result == "aborted":
             self._model.abort.clear()
@@ -133,8 +191,7 @@ class DecodeLoop:
         self._learn([share for _, share in group], step_s)
         for answering, share in group:
             self._absorb(answering, share.slot)
-        self._report_experts()
-        self._emit(Heartbeat())
+        self._report()
 
     def _absorb(self, answering: Answering, slot: int) -> None:
         try:
@@ -144,6 +201,10 @@ class DecodeLoop:
             return
         if answering.finished is not None:
             self._finish(slot, answering.finished)
+
+    def _report(self) -> None:
+        self._report_experts()
+        self._emit(Heartbeat())
 
     def _report_experts(self) -> None:
         counter, now_s = self._model.expert_usage, time.perf_counter()
@@ -196,11 +257,14 @@ class DecodeLoop:
         self._admission.adapters.apply(self._model.context, group[0][0].request.adapters)
         self.in_flight = frozenset(answering.request.id for answering, _ in group)
         try:
-            while (result := self._model.batch.decode(self._model.context)) == "no_slot":
-                if not self._kv.make_room():
-                    return self._give_way()
+            return self._decode_batch()
         finally:
             self.in_flight = frozenset()
+
+    def _decode_batch(self) -> str:
+        while (result := self._model.batch.decode(self._model.context)) == "no_slot":
+            if not self._kv.make_room():
+                return self._give_way()
         return result
 
     def _give_way(self) -> str:
@@ -242,6 +306,8 @@ class DecodeLoop:
 
     def _has_room(self, n_tokens: int) -> bool:
         """Tell whether so many tokens more fit beside the answers in progress, which still grow."""
+        if not self._kv.is_unified:
+            return True
         spare = HEADROOM_TOKENS * (len(self._active) + 1)
         return self._kv.n_busy_cells + n_tokens + spare <= self._model.n_kv
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SLICE_S = 0.25
+SLICE_S = 0.5
 """An answer in progress waits about this long for its next token while somebody's prompt is read."""
 MIN_SLICE = 16
 _MIN_TOKENS = 16

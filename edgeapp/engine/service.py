@@ -140,6 +140,9 @@ class Service:
         if self._ending.is_set() or (in_flight and in_flight <= self._cancelled):
             self._model.abort.set()
 
+    def _is_called(self) -> bool:
+        return bool(self._unwritten) or not self._requests.empty()
+
     def _is_cancelled(self, request_id: int) -> bool:
         return self._ending.is_set() or request_id in self._cancelled
 
@@ -192,7 +195,14 @@ class Service:
 
         loaded = stack.enter_context(model.load(request, on_progress))
         load_s = time.perf_counter() - started_s
-        core = Core(loaded, request, emit=self._collect, is_cancelled=self._is_cancelled, load_s=load_s)
+        core = Core(
+            loaded,
+            request,
+            emit=self._collect,
+            is_called=self._is_called,
+            is_cancelled=self._is_cancelled,
+            load_s=load_s,
+        )
         stack.callback(core.free)
         self._model, self._core = loaded, core
         if loaded.template.warning:

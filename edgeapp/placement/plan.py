@@ -22,6 +22,9 @@ DEFAULT_MAX_CTX = 8192
 CTX_STEP = 256  # llama.cpp rounds a context up to this (llama-context.cpp, GGML_PAD(n_ctx, 256))
 ALL_LAYERS = 999
 GPU_RESERVE_BYTES = 1024**3  # what llama.cpp's --fit leaves free as well (common.h, fit_params_target)
+CACHE_RAM_SHARE = 0.1
+"""Of the free host memory, for conversations that had to leave the KV cache."""
+MAX_CACHE_RAM_BYTES = 2 * 1024**3
 COMPUTE_BYTES = 512 * 1024**2
 """Room for compute buffers at 512 tokens a micro-batch; measured: 97 MiB on 135M, 300 to 400 MiB on 30B."""
 
@@ -35,14 +38,26 @@ class PlacementPlan:
     n_gpu_layers: int
     cpu_experts: bool
     use_mmap: bool
+    cache_ram_bytes: int
+    """Most host memory for conversations that had to leave the KV cache."""
     reason: str
 
 
-def plan(info: GgufInfo, host: Host, gpus: Sequence[Gpu], *, ctx: int = 0, threads: int = 0) -> PlacementPlan:
-    """Return the first placement that fits; `ctx` and `threads` 0 mean the defaults.
+def plan(
+    info: GgufInfo,
+    host: Host,
+    gpus: Sequence[Gpu],
+    *,
+    ctx: int = 0,
+    threads: int = 0,
+    cache_ram_bytes: int | None = None,
+) -> PlacementPlan:
+    """Return the first placement that fits; `ctx` and `threads` 0, `cache_ram_bytes` None mean the defaults.
 
-    Raise `UsageError` for a context beyond the trained one, `NotEnoughMemory` when nothing fits.
+    Raise `UsageError` for a context beyond the trained one or a cache beyond the free memory,
+    `NotEnoughMemory` when nothing fits.
     """
+    cache_ram_bytes = _cache_ram(host, cache_ram_bytes)
     n_ctx = _context(info, ctx)
     n_threads = threads or host.physical_cores
     kv_bytes = (info.kv_bytes_per_token or 0) * n_ctx
@@ -56,6 +71,7 @@ def plan(info: GgufInfo, host: Host, gpus: Sequence[Gpu], *, ctx: int = 0, threa
             n_gpu_layers=ALL_LAYERS,
             cpu_experts=False,
             use_mmap=True,
+            cache_ram_bytes=cache_ram_bytes,
             reason="all layers on the GPU",
         )
     if gpus and info.expert_bytes and info.dense_bytes + beside_weights_bytes <= free_bytes:
@@ -67,6 +83,7 @@ def plan(info: GgufInfo, host: Host, gpus: Sequence[Gpu], *, ctx: int = 0, threa
             cpu_experts=True,
             # Pinned copies prefill twice as fast as mapped pages, if there is room for them.
             use_mmap=info.expert_bytes > host.available_ram_bytes // 2,
+            cache_ram_bytes=cache_ram_bytes,
             reason="always-active tensors on the GPU, experts in host memory",
         )
     _require(host, info.tensor_bytes + beside_weights_bytes)
@@ -76,6 +93,7 @@ def plan(info: GgufInfo, host: Host, gpus: Sequence[Gpu], *, ctx: int = 0, threa
         n_gpu_layers=0,
         cpu_experts=False,
         use_mmap=True,
+        cache_ram_bytes=cache_ram_bytes,
         reason="everything in host memory" + (", the GPU has too little free memory" if gpus else ""),
     )
 
@@ -89,6 +107,19 @@ def _context(info: GgufInfo, wanted: int) -> int:
         )
     n_ctx = wanted or min(trained, DEFAULT_MAX_CTX)
     return -(-n_ctx // CTX_STEP) * CTX_STEP
+
+
+def _cache_ram(host: Host, wanted_bytes: int | None) -> int:
+    """Return the wanted cache, else a tenth of the free memory; it fills only as far as it is used."""
+    if wanted_bytes is None:
+        return min(int(host.available_ram_bytes * CACHE_RAM_SHARE), MAX_CACHE_RAM_BYTES)
+    if wanted_bytes > host.available_ram_bytes:
+        raise UsageError(
+            f"{wanted_bytes / 1024**3:.1f} GiB of memory for left conversations were asked for, "
+            f"{host.available_ram_bytes / 1024**3:.1f} GiB are available.",
+            hint="Use a smaller --cache-ram.",
+        )
+    return wanted_bytes
 
 
 def _require(host: Host, needed_bytes: int) -> None:

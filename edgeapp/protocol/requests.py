@@ -39,7 +39,8 @@ class Load(Request, frozen=True, kw_only=True, tag="load"):
     n_parallel: int = 1
     """How many answers are decoded at the same time."""
     n_kv: int = 0
-    """Tokens that the KV cache holds for all sequences together; 0 is `n_ctx`."""
+    """Tokens that the KV cache holds for all sequences together; 0 is `n_ctx`. Many answers get a part of it
+    each when there is `n_ctx` for every one, else they share it."""
     cache_ram_bytes: int = 0
     """Host memory for conversations that had to leave the KV cache; 0 drops them."""
     prefix_folder: str = ""

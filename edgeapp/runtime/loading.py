@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeapp import paths
 from edgeapp.gguf_info import read_gguf_info
 from edgeapp.hardware import read_gpus, read_host
 from edgeapp.placement.plan import plan
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
     from edgeapp.placement.plan import PlacementPlan
 
 
-def load_request(plan: PlacementPlan, path: Path) -> Load:
-    """Return the request to load the model at `path` as planned; the client gives it its id."""
+def load_request(
+    plan: PlacementPlan, path: Path, *, n_expert_used: int = 0, draft_path: Path | None = None
+) -> Load:
+    """Return the request to load the model at `path` as planned; the client gives it its id.
+
+    `n_expert_used` 0 is as trained; the model at `draft_path`, if any, drafts for this one.
+    """
     return Load(
         id=0,
         path=str(path),
@@ -25,7 +31,16 @@ def load_request(plan: PlacementPlan, path: Path) -> Load:
         n_gpu_layers=plan.n_gpu_layers,
         cpu_experts=plan.cpu_experts,
         use_mmap=plan.use_mmap,
+        cache_ram_bytes=plan.cache_ram_bytes,
+        prefix_folder=str(prefix_folder()),
+        n_expert_used=n_expert_used,
+        draft_path="" if draft_path is None else str(draft_path),
     )
+
+
+def prefix_folder() -> Path:
+    """Return where the KV of system prompts is kept between starts. It can be deleted at any time."""
+    return paths.cache_dir() / "prefixes"
 
 
 def planned_load(path: Path, *, n_ctx: int, n_threads: int = 0) -> Load:

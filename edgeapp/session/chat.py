@@ -6,15 +6,15 @@ Knows no terminal, no HTTP and no file. The user's message and whatever arrived 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from edgeapp.protocol import Generate, Message, Sampling
+from edgeapp.protocol import AdapterUse, Drafting, Generate, Grammar, Message, Sampling
 from edgeapp.session.shorten import n_too_many, summary_of
 from edgeapp.session.turns import Turn, absorb, alternating, is_taken_back
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from edgeapp.runtime.client import EngineClient, Generation, GenerationEvent
 
@@ -27,6 +27,12 @@ class ChatSettings:
     sampling: Sampling
     max_tokens: int = 0
     stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    """What every answer must match."""
+    adapters: tuple[AdapterUse, ...] = ()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    drafting: Drafting = field(default_factory=Drafting)
+    logprobs: int = -1
 
 
 class ChatSession:
@@ -34,7 +40,7 @@ class ChatSession:
 
     def __init__(self, client: EngineClient, settings: ChatSettings) -> None:
         self._client = client
-        self._settings = settings
+        self.settings = settings
         self._generation: Generation | None = None
         self.turns: list[Turn] = []
         self.summary = ""
@@ -59,9 +65,15 @@ class ChatSession:
         self.turns.append(Turn(role="user", text=text))
         request = Generate(
             messages=self._messages(self._sent()),
-            sampling=self._settings.sampling,
-            max_tokens=self._settings.max_tokens,
-            stop=self._settings.stop,
+            sampling=self.settings.sampling,
+            max_tokens=self.settings.max_tokens,
+            stop=self.settings.stop,
+            grammar=self.settings.grammar,
+            adapters=self.settings.adapters,
+            template_options=dict(self.settings.template_options),
+            drafting=self.settings.drafting,
+            logprobs=self.settings.logprobs,
+            n_prefix_messages=1 if self.settings.system else 0,
         )
         answer = Turn(role="assistant", text="", status="failed")
         self.turns.append(answer)
@@ -126,7 +138,7 @@ class ChatSession:
         return self._messages([*turns[:-1], replace(turns[-1], status="complete")])
 
     def _messages(self, turns: Sequence[Turn]) -> tuple[Message, ...]:
-        system = [Message(role="system", content=self._settings.system)] if self._settings.system else []
+        system = [Message(role="system", content=self.settings.system)] if self.settings.system else []
         messages = list(alternating(turns))
         if self.summary and messages:
             # In the user's message, because not every template allows a system message.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeapp.errors import ContextOverflow, from_code
+from edgeapp.errors import ContextOverflow, EngineError, from_code
 from edgeapp.protocol import Delta, Failed, Generate, Message, Sampling
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ANSWER_TOKENS = 1024
 """Room that is kept free for an answer; at most a quarter of the context."""
 SUMMARY_TOKENS = 256
+"""Longest summary; at most a quarter of the context."""
 
 
 async def n_too_many(
@@ -56,8 +57,9 @@ async def _next_step(client: EngineClient, before: str, told: list[str]) -> tupl
     n_ctx = (await client.load()).n_ctx
     for n_parts in range(len(told), 0, -1):
         question = _question("\n\n".join([before, *told[:n_parts]]).strip())
-        if await client.count_tokens((question,)) <= n_ctx - SUMMARY_TOKENS:
-            return await _short_answer(client, question), told[n_parts:]
+        n_summary = min(n_ctx // 4, SUMMARY_TOKENS)
+        if await client.count_tokens((question,)) <= n_ctx - n_summary:
+            return await _short_answer(client, question, max_tokens=n_summary), told[n_parts:]
     raise ContextOverflow("A message is too long to be summed up.", n_ctx=n_ctx, hint="Leave it out instead.")
 
 
@@ -66,9 +68,15 @@ def _question(text: str) -> Message:
     return Message(role="user", content=f"{ask}\n\n{text}")
 
 
-async def _short_answer(client: EngineClient, question: Message) -> str:
+async def _short_answer(client: EngineClient, question: Message, *, max_tokens: int) -> str:
     text = ""
-    request = Generate(messages=(question,), sampling=Sampling(temp=0), max_tokens=SUMMARY_TOKENS)
+    request = Generate(
+        messages=(question,),
+        sampling=Sampling(temp=0),
+        max_tokens=max_tokens,
+        # The few tokens are for the summary.
+        template_options={"enable_thinking": False},
+    )
     async for event in client.generate(request):
         match event:
             case Delta(text=piece, channel="answer"):
@@ -77,4 +85,6 @@ async def _short_answer(client: EngineClient, question: Message) -> str:
                 raise from_code(event.code, event.message, event.hint)
             case _:
                 pass
+    if not text.strip():
+        raise EngineError("The model wrote no summary.", hint="Leave the oldest messages out instead.")
     return text.strip()

@@ -24,21 +24,21 @@ from edgeapp.protocol import Delta, Done, ExpertUsage, Failed, Loaded, Memory, N
 from edgeapp.runtime.client import EngineClient, EngineDown, GenerationEvent, StatusEvent
 from edgeapp.session import ChatSession, ChatSettings
 from edgeapp.tui import commands, wording
-from edgeapp.tui.pacing import DecodeRate, PacedText
+from edgeapp.tui.pacing import DecodeRate
+from edgeapp.tui.streaming import StreamingAnswer
 from edgeapp.tui.widgets.lines import ActivityLine, StatusLine, TitleLine
 from edgeapp.tui.widgets.prompt import Prompt
-from edgeapp.tui.widgets.transcript import Answer, Note, NoteKind, Transcript, UserMessage
+from edgeapp.tui.widgets.thought import Thought
+from edgeapp.tui.widgets.transcript import Note, NoteKind, Transcript, UserMessage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from textual.timer import Timer
     from textual.widget import Widget
 
     from edgeapp.tui.wording import State
 
-WRITE_INTERVAL_S = 0.1
-"""Between two writes of a streaming answer: ten a second look fluent and cost little."""
 _RATE_INTERVAL_S = 0.5
 _FLASH_S = 2.0
 _LAST_RESORT_S = 1.5
@@ -65,6 +65,7 @@ class ChatApp(App[None]):
         Binding("ctrl+q", "quit", show=False, priority=True),
         Binding("ctrl+n", "new_chat", show=False, priority=True),
         Binding("ctrl+y", "copy_answer", show=False, priority=True),
+        Binding("ctrl+t", "fold_thoughts", show=False, priority=True),
     ]
 
     def __init__(
@@ -76,12 +77,15 @@ class ChatApp(App[None]):
         subtitle: str = "",
         welcome: str = "",
         theme: str = "",
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`prepare` runs once the model is loaded and before anything is sent; it raises `EdgeappError`."""
         super().__init__()
         self.load_problem: EdgeappError | None = None
         """Why the model could not be loaded, for whoever started the chat."""
         self._welcome = clean_line(welcome, max_chars=500)
         self._client = client
+        self._prepare = prepare
         self.session = ChatSession(client, settings)
         self._wanted_theme = theme
         self._queue: deque[_Queued] = deque()
@@ -151,7 +155,10 @@ class ChatApp(App[None]):
     async def _load(self) -> None:
         self.activity.show_text("starting the engine")
         try:
-            self._on_status(await self._client.load())
+            loaded = await self._client.load()
+            if self._prepare is not None:
+                await self._prepare()
+            self._on_status(loaded)
         except EdgeappError as problem:
             self._show_load_failure(problem)
         self._may_send = True
@@ -269,34 +276,30 @@ class ChatApp(App[None]):
 
     async def _show_stream(self, events: AsyncIterator[GenerationEvent], *, after: Widget | None) -> None:
         # No await before the engine is asked: a stop in between would reach no generation.
-        answer = Answer()
-        self.transcript.mount(answer, after=after)
-        paced = PacedText(answer.append, interval_s=WRITE_INTERVAL_S)
+        shown = StreamingAnswer(self.transcript, after=after)
         rate = DecodeRate(interval_s=_RATE_INTERVAL_S)
         self.activity.show_text("waiting for the first word")
         try:
             async for event in events:
-                self._on_generation(event, paced, rate)
+                self._on_generation(event, shown, rate)
                 if isinstance(event, Done | Failed):
-                    paced.finish()
-                    self._end(answer, event)
+                    shown.finish()
+                    self._end(shown, event)
         finally:
-            paced.finish()
+            shown.finish()
 
-    def _on_generation(self, event: GenerationEvent, paced: PacedText, rate: DecodeRate) -> None:
+    def _on_generation(self, event: GenerationEvent, shown: StreamingAnswer, rate: DecodeRate) -> None:
         match event:
             case Progress():
                 self.activity.show_progress(event)
-            case Delta(channel="reasoning"):
-                self.activity.show_text("thinking")
-            case Delta(text=text, n_tokens=n_tokens, n_ctx_used=n_ctx_used):
-                paced.feed(text)
+            case Delta(text=text, channel="reasoning"):
+                shown.think(text, n_tokens=event.n_tokens)
+                self.activity.show_text(wording.THINKING)
+                self._show_rate(event, rate)
+            case Delta(text=text):
+                shown.write(text)
                 self.activity.show_text("")
-                decode_tps = rate.observe(n_tokens=n_tokens, now_s=time.monotonic())
-                if decode_tps is not None:
-                    self.status.figures = replace(
-                        self.status.figures, decode_tps=decode_tps, n_ctx_used=n_ctx_used
-                    )
+                self._show_rate(event, rate)
             case Done():
                 self.status.figures = wording.with_answer(self.status.figures, event)
             case Failed() | ToolCallDelta():
@@ -304,12 +307,18 @@ class ChatApp(App[None]):
             case _:
                 assert_never(event)
 
-    def _end(self, answer: Answer, event: Done | Failed) -> None:
-        if not answer.source:
-            answer.remove()
+    def _show_rate(self, delta: Delta, rate: DecodeRate) -> None:
+        decode_tps = rate.observe(n_tokens=delta.n_tokens, now_s=time.monotonic())
+        if decode_tps is not None:
+            self.status.figures = replace(
+                self.status.figures, decode_tps=decode_tps, n_ctx_used=delta.n_ctx_used
+            )
+
+    def _end(self, shown: StreamingAnswer, event: Done | Failed) -> None:
+        last = shown.close()
         ending = wording.ending(event)
-        if ending and (answer.source or isinstance(event, Done)):
-            self.transcript.mount(Note(ending, kind="ending"), after=answer if answer.source else None)
+        if ending and (last is not None or isinstance(event, Done)):
+            self.transcript.mount(Note(ending, kind="ending"), after=last)
         if isinstance(event, Failed) and self.status.state != "down":
             self._note(event.message, hint=wording.hint(event), kind="error")
 
@@ -369,6 +378,13 @@ class ChatApp(App[None]):
             self._copy(answers[-1])
         else:
             self._flash("no answer to copy yet")
+
+    def action_fold_thoughts(self) -> None:
+        """Unfold all thoughts, or fold them when the last one is unfolded."""
+        thoughts = [thought for thought in self.query(Thought) if thought.is_over]
+        fold = bool(thoughts) and not thoughts[-1].is_folded
+        for thought in thoughts:
+            thought.is_folded = fold
 
     def on_prompt_scroll_chat(self, event: Prompt.ScrollChat) -> None:
         if event.pages < 0:

@@ -35,7 +35,8 @@ HELP = """\
 enter       send                   shift+enter, alt+enter, ctrl+j: new line
 esc         stop the answer        ctrl+c does too
 up          recall your message    when the input is empty
-ctrl+y      copy the last answer   page up, page down: scroll"""
+ctrl+y      copy the last answer   page up, page down: scroll
+ctrl+t      show the thoughts      or a click on one"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,8 @@ _PHASES = {
     "prefill": "reading the prompt",
 }
 
+THINKING = "thinking"
+
 _HINTS: dict[State, tuple[str, ...]] = {
     "loading": ("ctrl+q quit", "enter queues your message"),
     "ready": ("enter send", "ctrl+q quit", "ctrl+n new", "/help"),
@@ -46,6 +48,7 @@ _HINTS: dict[State, tuple[str, ...]] = {
 """What the keys do in each state, most important first."""
 
 _GAP = 2
+_MINUTE_S = 60
 _SEPARATOR = " · "
 
 
@@ -56,6 +59,9 @@ class Figures:
     decode_tps: float = 0.0
     n_ctx: int = 0
     n_ctx_used: int = 0
+    draft_tokens: int = 0
+    """Guessed in the last answer; `draft_accepted` of them were right."""
+    draft_accepted: int = 0
     rss_bytes: int = 0
     gpu_used_bytes: int = 0
     gpu_total_bytes: int = 0
@@ -104,11 +110,24 @@ def ending(event: Done | Failed) -> str:
         case Done(finish_reason="cancelled"):
             return "stopped"
         case Done(finish_reason="length") if event.n_ctx_used >= event.n_ctx > 0:
-            return f"cut off: the context of {event.n_ctx:,} tokens is full; /new starts a new chat"
+            return (
+                f"cut off: the context of {event.n_ctx:,} tokens is full; /trim, /summarise, /new make room"
+            )
         case Done(finish_reason="length"):
             return f"cut off after {event.usage.completion_tokens:,} tokens, the limit for an answer"
         case _:
             return ""
+
+
+def thought(thought_s: float, n_tokens: int) -> str:
+    tokens = "1 token" if n_tokens == 1 else f"{n_tokens:,} tokens"
+    return f"thought for {_duration(thought_s)}, {tokens}"
+
+
+def _duration(duration_s: float) -> str:
+    if duration_s < _MINUTE_S:
+        return f"{duration_s:.1f} s"
+    return f"{int(duration_s // _MINUTE_S)} min {int(duration_s % _MINUTE_S)} s"
 
 
 def next_start(down: EngineDown) -> str:
@@ -134,7 +153,14 @@ def with_memory(figures: Figures, memory: Memory) -> Figures:
 
 
 def with_answer(figures: Figures, done: Done) -> Figures:
-    return replace(figures, decode_tps=done.timings.decode_tps, n_ctx=done.n_ctx, n_ctx_used=done.n_ctx_used)
+    return replace(
+        figures,
+        decode_tps=done.timings.decode_tps,
+        draft_tokens=done.timings.draft_tokens,
+        draft_accepted=done.timings.draft_accepted,
+        n_ctx=done.n_ctx,
+        n_ctx_used=done.n_ctx_used,
+    )
 
 
 def status_line(left: Sequence[str], figures: Figures, width: int) -> str:
@@ -166,6 +192,8 @@ def _first_that_fits(variants: Sequence[Sequence[str]], width: int) -> str:
 
 def _figure_variants(figures: Figures) -> list[list[str]]:
     speed = f"{figures.decode_tps:.1f} tok/s" if figures.decode_tps else ""
+    accepted = percent(figures.draft_accepted / figures.draft_tokens) if figures.draft_tokens else ""
+    drafts = f"drafts {accepted}" if accepted else ""
     share = percent(figures.n_ctx_used / figures.n_ctx) if figures.n_ctx else ""
     context = f"context {figures.n_ctx_used:,}/{figures.n_ctx:,} ({share})" if share else ""
     short_context = f"ctx {share}" if share else ""
@@ -173,9 +201,9 @@ def _figure_variants(figures: Figures) -> list[list[str]]:
     gpu = f"GPU {_gib(figures.gpu_used_bytes)}/{_gib(figures.gpu_total_bytes)} GiB"
     gpu = gpu if figures.gpu_total_bytes else ""
     return [
-        [speed, context, f"memory {memory}" if memory else "", gpu],
-        [speed, context, memory, gpu],
-        [speed, short_context, memory, gpu],
+        [speed, drafts, context, f"memory {memory}" if memory else "", gpu],
+        [speed, drafts, context, memory, gpu],
+        [speed, drafts, short_context, memory, gpu],
         [speed, short_context, gpu or memory],
         [speed, short_context],
         [speed],

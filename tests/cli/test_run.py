@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.processes import COMMAND, assert_gone, edgeapp, wait_for, workers_of
+from tests.tiny_lora import write_tiny_lora
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -224,3 +225,75 @@ def test_a_signal_that_nohup_ignores_stays_ignored(tiny_moe: Path) -> None:
     command = " ".join([*COMMAND, "run", str(tiny_moe), "-p", "hi", "--max-tokens", "3"])
     done = _shell(f"trap '' HUP; {command} & pid=$!; sleep 0.4; kill -HUP $pid; wait $pid")
     assert done.returncode == 0
+
+
+# What the answer must match, and what comes with it -----------------------------------------------------
+
+
+def test_an_answer_obeys_a_schema(demo_model: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"enum": ["Ann", "Bob"]}, "age": {"type": "integer", "maximum": 99}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    done = edgeapp("run", demo_model, "-p", "A person:", "--temp", "0", "--json-schema", json.dumps(schema))
+    person = json.loads(done.stdout)
+    assert person["name"] in ("Ann", "Bob")
+    assert set(person) == {"name", "age"}
+
+
+def test_log_probabilities_spell_the_answer(demo_model: Path) -> None:
+    arguments = ("-p", "Say yes or no.", "--temp", "0", "--regex", "yes|no", "--json", "--logprobs", "2")
+    result = json.loads(edgeapp("run", demo_model, *arguments).stdout)
+    assert result["text"] in ("yes", "no")
+    assert bytes(byte for item in result["logprobs"] for byte in item["bytes"]).decode() == result["text"]
+    assert all(len(item["top"]) == 2 and item["logprob"] <= 0 for item in result["logprobs"])
+
+
+def test_fewer_experts_give_another_answer(tiny_moe: Path) -> None:
+    arguments = ("run", tiny_moe, "-p", "Hello", "--temp", "0", "--max-tokens", "12")
+    assert edgeapp(*arguments, "--experts", "1").stdout != edgeapp(*arguments).stdout
+    refused = edgeapp(*arguments, "--experts", "9")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "9 experts per token" in refused.stderr
+
+
+def test_a_system_prompt_is_read_only_once_between_starts(demo_model: Path) -> None:
+    system = "You are a patient teacher. " * 10
+    arguments = ("run", demo_model, "-p", "Hi", "--max-tokens", "1", "--json", "--system", system)
+    first, second = (json.loads(edgeapp(*arguments).stdout)["usage"] for _ in range(2))
+    assert first["cached_tokens"] == 0
+    assert second["cached_tokens"] > 40
+
+
+def test_an_adapter_changes_the_answer(tiny_moe: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "style.gguf"
+    write_tiny_lora(adapter, tiny_moe)
+    arguments = ("run", tiny_moe, "-p", "Hello", "--temp", "0", "--max-tokens", "12")
+    plain, adapted, off = (
+        edgeapp(*arguments, *more).stdout
+        for more in ((), ("--lora", f"{adapter}=4"), ("--lora", f"{adapter}=0"))
+    )
+    assert adapted != plain == off
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "sentence"),
+    [
+        (("--json-schema", '{"type": "foo"}'), 2, "must be one or more of"),
+        (("--regex", "("), 2, "closing parenthesis"),
+        (("--grammar", __file__), 2, "a rule's name"),
+        (("--lora", __file__), 1, "not a GGUF"),
+        (("--logprobs", "1"), 2, "--json"),
+        (("--draft-model", DENSE_DEMO, "--draft", "off"), 2, "guessing is off"),
+        (("--cache-ram", "900T"), 2, "--cache-ram"),
+    ],
+)
+def test_a_choice_that_cannot_be_kept_is_one_sentence(
+    tiny_moe: Path, flags: tuple[str, ...], code: int, sentence: str
+) -> None:
+    done = edgeapp("run", tiny_moe, "-p", "x", "--max-tokens", "2", *flags)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr

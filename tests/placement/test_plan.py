@@ -122,3 +122,13 @@ def test_no_plan_exceeds_what_is_free(
     else:
         in_ram_bytes += kv_bytes
     assert in_ram_bytes <= ram_bytes
+
+
+def test_left_conversations_get_a_tenth_of_the_free_memory_up_to_a_limit(moe: GgufInfo) -> None:
+    small = replace(moe, tensor_bytes=GIB, expert_bytes=0, dense_bytes=GIB)
+    assert plan(moe, HOST, []).cache_ram_bytes == 2 * GIB
+    assert plan(small, replace(HOST, available_ram_bytes=10 * GIB), []).cache_ram_bytes == GIB
+    assert plan(moe, HOST, [], cache_ram_bytes=0).cache_ram_bytes == 0
+    assert plan(moe, HOST, [], cache_ram_bytes=GIB).cache_ram_bytes == GIB
+    with pytest.raises(UsageError, match=r"29\.0 GiB .* 28\.0 GiB are available"):
+        plan(moe, HOST, [], cache_ram_bytes=29 * GIB)

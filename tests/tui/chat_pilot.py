@@ -11,16 +11,18 @@ from edgeapp.tui.app import ChatApp
 from edgeapp.tui.widgets.transcript import Answer, Note, UserMessage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from textual.pilot import Pilot
 
     from tests.scripted_engine import ScriptedEngine
 
 
-def make_app(engine: ScriptedEngine, *, theme: str = "") -> ChatApp:
+def make_app(
+    engine: ScriptedEngine, *, theme: str = "", prepare: Callable[[], Awaitable[None]] | None = None
+) -> ChatApp:
     settings = ChatSettings(sampling=Sampling(temp=0.0))
-    return ChatApp(engine, settings, title="demo model", subtitle="scripted", theme=theme)
+    return ChatApp(engine, settings, title="demo model", subtitle="scripted", theme=theme, prepare=prepare)
 
 
 class Chat:

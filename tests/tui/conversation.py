@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeapp.protocol import Memory
-from tests.scripted_engine import LoadStep, Step, done, reply
+from tests.scripted_engine import Hold, LoadStep, Step, done, reply, thoughts
 
 LOAD: list[LoadStep] = [Memory(rss_bytes=231 * 2**20)]
 
@@ -29,6 +29,22 @@ def route(hidden, router_weights, n_expert_used):
 
 The layer's output is the sum of the chosen experts' outputs, each times its weight.
 """
+
+
+THOUGHT = """\
+The user wants two sentences. A Mixture-of-Experts model has many experts, of which a router picks a few.
+I should say what that costs in memory and what it saves in time.
+"""
+SHORT_ANSWER = "Many small experts, of which a router picks a few for every token."
+
+
+def thoughtful_answers() -> list[list[Step]]:
+    """Two answers with a thought each."""
+    finished: list[Step] = [*thoughts(THOUGHT, answer=SHORT_ANSWER)]
+    return [
+        [*finished, done(n_tokens=64, decode_tps=88.4, drafts=(40, 33))],
+        [*thoughts(THOUGHT), Hold()],
+    ]
 
 
 def answers() -> list[list[Step]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from edgeapp.errors import InvalidModel
 from edgeapp.protocol import Progress
 from edgeapp.tui.app import ChatApp
+from edgeapp.tui.widgets.thought import Thought
 from tests.scripted_engine import Crash, Hold, LoadStep, ScriptedEngine, Step, deltas
 from tests.tui import conversation
 from tests.tui.chat_pilot import Chat, make_app
@@ -47,6 +48,21 @@ def test_answered(snap_compare: SnapCompare) -> None:
         await pilot.pause()
 
     app = make_app(ScriptedEngine(load_steps=conversation.LOAD, answers=conversation.answers()))
+    assert snap_compare(app, terminal_size=SIZE_CELLS, run_before=act)
+
+
+def test_thinking(snap_compare: SnapCompare) -> None:
+    """The first thought is folded, the second arrives."""
+
+    async def act(pilot: Pilot[None]) -> None:
+        await chat(pilot).type_and_send(conversation.FIRST_QUESTION)
+        await chat(pilot).until_answered(1)
+        pilot.app.query_one(Thought).fold(thought_s=3.2, n_tokens=120)  # however long this machine took
+        await chat(pilot).type_and_send("And in one sentence?")
+        await chat(pilot).until(lambda: "saves in time" in chat(pilot).screen())
+        await pilot.pause()
+
+    app = make_app(ScriptedEngine(load_steps=conversation.LOAD, answers=conversation.thoughtful_answers()))
     assert snap_compare(app, terminal_size=SIZE_CELLS, run_before=act)
 
 

@@ -79,3 +79,15 @@ def test_memory_without_a_gpu_shows_none() -> None:
     figures = wording.with_memory(Figures(), Memory(rss_bytes=2**30))
     assert "GPU" not in wording.status_line([], figures, 80)
     assert "memory 1.0 GiB" in wording.status_line([], figures, 80)
+
+
+def test_a_thought_is_told_with_its_time_and_its_tokens() -> None:
+    assert wording.thought(3.24, 120) == "thought for 3.2 s, 120 tokens"
+    assert wording.thought(0.5, 1) == "thought for 0.5 s, 1 token"
+    assert wording.thought(125.9, 4321) == "thought for 2 min 5 s, 4,321 tokens"
+
+
+def test_the_share_of_right_drafts_is_shown_when_there_were_any() -> None:
+    figures = Figures(decode_tps=50.0, draft_tokens=40, draft_accepted=33)
+    assert "50.0 tok/s · drafts 82 %" in wording.status_line((), figures, 60)
+    assert "drafts" not in wording.status_line((), Figures(decode_tps=50.0), 60)

@@ -48,6 +48,8 @@ class ContextOptions:
     n_ctx: int
     """Tokens that the KV cache holds, for all sequences together."""
     n_sequences: int = 1
+    is_unified: bool = True
+    """The sequences share all cells; else each has its part of them."""
     n_batch: int
     n_ubatch: int
     n_threads: int
@@ -75,7 +77,7 @@ def new_context(
     params.n_ctx, params.n_batch, params.n_ubatch = options.n_ctx, options.n_batch, options.n_ubatch
     params.n_threads = params.n_threads_batch = options.n_threads
     params.n_outputs_max = options.n_outputs
-    params.n_seq_max, params.kv_unified = options.n_sequences, True
+    params.n_seq_max, params.kv_unified = options.n_sequences, options.is_unified
     params.type_k = params.type_v = _GGML_TYPES[options.kv_type]
     if options.kv_type == "f32":
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_DISABLED  # the CPU's computes in F16 all the same
@@ -147,13 +149,16 @@ class Batch:
         Return the row of the first of them, which `logits_row` and samplers ask for.
         """
         start, count = self.n_tokens, len(tokens)
-        end = start + count
+        end = self.n_tokens = start + count
+        if count == 1:  # nearly always
+            self._tokens[start], self._positions[start] = tokens[0], n_past
+            self._sequences[start], self._logits[start] = sequence, n_logits
+            return start
         self._tokens[start:end] = list(tokens)
         self._positions[start:end] = list(range(n_past, n_past + count))
         self._sequences[start:end] = [sequence] * count
         wanted: list[ctypes.c_byte | int] = [0] * (count - n_logits)
         self._logits[start:end] = wanted + [1] * n_logits
-        self.n_tokens = end
         return end - n_logits
 
     def decode(self, context: ContextHandle) -> DecodeResult:
