@@ -181,5 +181,5 @@ def test_the_installed_command_answers_from_the_root_folder(
     assert answer["finish_reason"] in ("stop", "length")
     assert 1 <= answer["usage"]["completion_tokens"] <= 8
     assert answer["usage"]["prompt_tokens"] > 0
-    assert set(answer["timings"]) == {"load_s", "ttft_s", "prompt_tps", "decode_tps"}
+    assert set(answer["timings"]) >= {"load_s", "ttft_s", "prompt_tps", "decode_tps"}
     assert answer["model"]
