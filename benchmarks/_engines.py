@@ -73,6 +73,11 @@ async def decode_tps(
         ignore_eos=True,
         drafting=Drafting(mode="off"),
     )
+    return await answer_tps(engine, request)
+
+
+async def answer_tps(engine: WorkerClient, request: Generate) -> tuple[float, int]:
+    """Return the tokens/s that arrived here after the first one, and the length of the prompt."""
     first_s = 0.0
     async for event in engine.generate(request):
         match event:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
-from benchmarks._engines import client, demo_model, machine, n_threads, ratio, row
+from benchmarks._engines import answer_tps, client, demo_model, machine, n_threads, ratio, row
 from benchmarks._llama_server import chat, llama_server
-from edgeapp.protocol import Delta, Done, Drafting, Generate, Grammar, Message, Sampling
+from edgeapp.protocol import Drafting, Generate, Grammar, Message, Sampling
 
 if TYPE_CHECKING:
     from edgeapp.runtime.worker_client import WorkerClient
@@ -48,16 +47,7 @@ async def _decode_tps(engine: WorkerClient, grammar: Grammar | None) -> float:
         ignore_eos=grammar is None,
         drafting=Drafting(mode="off"),
     )
-    first_s = 0.0
-    async for event in engine.generate(request):
-        match event:
-            case Delta() if not first_s:
-                first_s = time.perf_counter()
-            case Done(usage=usage):
-                return (usage.completion_tokens - 1) / (time.perf_counter() - first_s)
-            case _:
-                pass
-    raise AssertionError("the generation did not finish")
+    return (await answer_tps(engine, request))[0]
 
 
 async def _server_tps(port: int) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 from gguf import GGUFReader, GGUFWriter
 
 from edgeapp.gguf_info.parts import read_header
+from tests.tiny_moe import close
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,14 +70,6 @@ def adapter_writer(
 def add_pair(writer: GGUFWriter, name: str, a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
     writer.add_tensor(f"{name}.lora_a", a)
     writer.add_tensor(f"{name}.lora_b", b)
-
-
-def close(writer: GGUFWriter, path: Path) -> Path:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def write_merged(path: Path, base: Path, adapters: Sequence[tuple[Path, float]]) -> Path:

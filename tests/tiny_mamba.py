@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from gguf import GGUFWriter
 
-from tests.tiny_moe import CHATML, add_tokenizer, cut_vocabulary
+from tests.tiny_moe import CHATML, add_tokenizer, close, cut_vocabulary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,11 +33,7 @@ def write_tiny_mamba(path: Path) -> Path:
     writer.add_ssm_time_step_rank(_DT_RANK)
     add_tokenizer(writer, cut_vocabulary(_N_VOCAB), CHATML, add_bos=False)
     _add_weights(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return close(writer, path)
 
 
 def _add_weights(writer: GGUFWriter) -> None:

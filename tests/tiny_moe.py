@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from gguf import GGUFWriter, TokenType
-from gguf.constants import GGMLQuantizationType, LlamaFileType
+from gguf.constants import LlamaFileType
 
 from edgeapp.gguf_info.parts import read_header
 
@@ -72,10 +72,7 @@ def write_tiny_moe(
     _add_metadata(writer, n_layer=n_layer, n_expert=n_expert, n_expert_used=n_expert_used, n_vocab=n_vocab)
     add_tokenizer(writer, vocabulary, chat_template, add_bos=add_bos)
     _add_weights(writer, seed=seed, n_layer=n_layer, n_expert=n_expert, n_vocab=n_vocab)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    close(writer, path)
     return min(path.parent.glob(f"{path.stem}-?????-of-?????.gguf")) if split_max_tensors else path
 
 
@@ -121,15 +118,11 @@ def add_tokenizer(
 
 def _add_weights(writer: GGUFWriter, *, seed: int, n_layer: int, n_expert: int, n_vocab: int) -> None:
     """Add tensors in llama.cpp's names; numpy shapes are ggml's reversed."""
-    random = np.random.default_rng(seed)
-
-    def matrix(name: str, *shape: int) -> None:
-        scale = shape[-1] ** -0.5
-        weights = (random.standard_normal(shape) * scale).astype(np.float32)
-        writer.add_tensor(f"{name}.weight", weights, raw_dtype=GGMLQuantizationType.F32)
+    weights = SeededWeights(writer, seed=seed)
+    matrix = weights.matrix
 
     def norm(name: str) -> None:
-        writer.add_tensor(f"{name}.weight", np.ones(N_EMBD, dtype=np.float32))
+        weights.norm(name, N_EMBD)
 
     n_embd_kv = N_EMBD // N_HEAD * N_HEAD_KV
     matrix("token_embd", n_vocab, N_EMBD)
@@ -146,6 +139,30 @@ def _add_weights(writer: GGUFWriter, *, seed: int, n_layer: int, n_expert: int, 
         matrix(f"{block}.ffn_gate_exps", n_expert, N_FF, N_EMBD)
         matrix(f"{block}.ffn_up_exps", n_expert, N_FF, N_EMBD)
         matrix(f"{block}.ffn_down_exps", n_expert, N_EMBD, N_FF)
+
+
+class SeededWeights:
+    """Adds F32 tensors to `writer`, the same ones for the same seed and order."""
+
+    def __init__(self, writer: GGUFWriter, *, seed: int = 0) -> None:
+        self._writer = writer
+        self._random = np.random.default_rng(seed)
+
+    def matrix(self, name: str, *shape: int) -> None:
+        values = self._random.standard_normal(shape) * shape[-1] ** -0.5
+        self._writer.add_tensor(f"{name}.weight", values.astype(np.float32))
+
+    def norm(self, name: str, n_elements: int) -> None:
+        self._writer.add_tensor(f"{name}.weight", np.ones(n_elements, np.float32))
+
+
+def close(writer: GGUFWriter, path: Path) -> Path:
+    """Write the file and return its path."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 @cache

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from gguf import GGUFWriter
 
-from tests.tiny_moe import CHATML, add_tokenizer, cut_vocabulary
+from tests.tiny_moe import CHATML, SeededWeights, add_tokenizer, close, cut_vocabulary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,23 +34,12 @@ def write_tiny_swa(path: Path) -> Path:
     writer.add_vocab_size(_N_VOCAB)
     add_tokenizer(writer, cut_vocabulary(_N_VOCAB), CHATML, add_bos=False)
     _add_weights(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return close(writer, path)
 
 
 def _add_weights(writer: GGUFWriter) -> None:
-    random = np.random.default_rng(0)
-
-    def matrix(name: str, *shape: int) -> None:
-        values = random.standard_normal(shape) * shape[-1] ** -0.5
-        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
-
-    def norm(name: str, n_elements: int) -> None:
-        writer.add_tensor(f"{name}.weight", np.ones(n_elements, np.float32))
-
+    weights = SeededWeights(writer)
+    matrix, norm = weights.matrix, weights.norm
     head = _N_EMBD // _N_HEAD
     matrix("token_embd", _N_VOCAB, _N_EMBD)
     norm("output_norm", _N_EMBD)

@@ -110,10 +110,6 @@ class Adapters:
         if wanted != self._applied.get(context, []):
             self._set(context, wanted)
 
-    def forget_context(self, context: ContextHandle) -> None:
-        """Must be called before a context is freed that `apply` has seen, unless `free` comes next."""
-        self._applied.pop(context, None)
-
     def free(self) -> None:
         self._applied.clear()
         for adapter in self._loaded.values():

@@ -101,23 +101,14 @@ class Answering:
         """Return what could be computed next, in a step in which `n_batch` answers are decoded."""
         if not self._pending:
             return Work(slot=slot, n_prefill=self._n_to_stop(), rank=rank, n_skipped=self.n_skipped)
-        del self._pending[1:]
-        if self._tools.drafter is not None:
-            self._pending += self._draft(self._tools.drafter, n_batch)
+        self._draft(n_batch)
         return Work(slot=slot, n_decode=len(self._pending), rank=rank, n_skipped=self.n_skipped)
 
     def feed_next(self, n_most: int) -> int:
         """Add the next token, and drafted ones, at most `n_most`, to the batch; return how many."""
-        pending = self._pending
-        del pending[1:]
-        if self._tools.drafter is not None:
-            pending += self._draft(self._tools.drafter, 1)[: n_most - 1]
-        sequence = self.sequence
-        self._n_fed = n_tokens = len(pending)
-        self._row = self._model.batch.add(
-            pending, sequence=sequence.id, n_past=len(sequence.tokens), n_logits=n_tokens
-        )
-        return n_tokens
+        self._draft(1)
+        self._add(self._pending[:n_most], n_rows=n_most)
+        return self._n_fed
 
     @property
     def is_reading(self) -> bool:
@@ -135,22 +126,28 @@ class Answering:
         n_past = len(self.sequence.tokens)
         return min(stop for stop in (*self._stops, len(self._tokens)) if stop > n_past) - n_past
 
-    def _draft(self, drafter: Drafter, n_batch: int) -> list[int]:
+    def _draft(self, n_batch: int) -> None:
+        """Put new drafted tokens behind the one that was chosen last."""
+        del self._pending[1:]
         n_left = self._model.n_ctx - len(self.sequence.tokens) - 2
         if self.request.max_tokens:
             n_left = min(n_left, self.request.max_tokens - self.cost.n_decoded - 1)
-        return drafter.draft(n_left, n_batch=n_batch) if n_left > 0 else []
+        if self._tools.drafter is not None and n_left > 0:
+            self._pending += self._tools.drafter.draft(n_left, n_batch=n_batch)
 
     def feed(self, share: Share) -> None:
         """Add the share's tokens to the batch."""
         n_past = len(self.sequence.tokens)
         source = self._pending or self._tokens[n_past : n_past + share.n_tokens]
-        self._n_fed = share.n_tokens
+        self._add(source[: share.n_tokens], n_rows=share.n_rows)
+
+    def _add(self, tokens: list[int], *, n_rows: int) -> None:
+        self._n_fed = len(tokens)
         self._row = self._model.batch.add(
-            source[: share.n_tokens],
+            tokens,
             sequence=self.sequence.id,
-            n_past=n_past,
-            n_logits=share.n_rows,
+            n_past=len(self.sequence.tokens),
+            n_logits=min(n_rows, len(tokens)),
         )
 
     # After a decode --------------------------------------------------------------------------------------

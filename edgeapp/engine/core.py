@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
@@ -22,7 +23,7 @@ from edgeapp.engine.measurement import Measurement
 from edgeapp.engine.prefix_store import PrefixStore
 from edgeapp.engine.presets import PresetPrefixes
 from edgeapp.engine.solo import Solo
-from edgeapp.errors import EdgeappError, EngineError
+from edgeapp.errors import EdgeappError, EngineError, ModelError
 from edgeapp.protocol import (
     AdapterLoaded,
     AdapterUnloaded,
@@ -83,7 +84,6 @@ class Core:
             model.context,
             n_sequences=model.n_sequences,
             store=PrefixStore(load.cache_ram_bytes),
-            can_truncate=model.can_truncate,
             is_unified=model.is_unified,
         )
         self._constraints = ConstraintFactory(model.vocab)
@@ -92,7 +92,7 @@ class Core:
             kv=self._kv,
             adapters=self._adapters,
             constraints=self._constraints,
-            presets=PresetPrefixes(model, self._kv, _disk(model, load)),
+            presets=PresetPrefixes(model, self._kv, partial(_disk, model, load)),
             batch_cost=BatchCost(),
             draft_model=self._draft_model(model, load),
             emit=emit,
@@ -254,5 +254,8 @@ def _disk(model: LoadedModel, load: Load) -> PrefixDisk | None:
     # Hashing is needed by nobody else here.
     from edgeapp.engine.prefix_disk import PrefixDisk, model_key
 
-    key = model_key(model.path, kv_type=load.kv_type, n_expert_used=model.n_expert_used)
+    try:
+        key = model_key(model.path, kv_type=load.kv_type, n_expert_used=model.n_expert_used)
+    except (OSError, ModelError):  # the file has gone since it was loaded
+        return None
     return PrefixDisk(Path(load.prefix_folder), key)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from edgeapp.engine import bindings
-from edgeapp.engine.bindings import Batch, EmbeddingOptions
+from edgeapp.engine.bindings import Batch, ContextOptions
 from edgeapp.errors import ContextOverflow, EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -115,9 +115,11 @@ class Embedder:
         if self._open is None or self._open.n_ctx < n_ctx:
             self.free()
             n_batch = _n_batch(n_ctx, self._n_vocab) if self._is_causal else n_ctx
-            options = EmbeddingOptions(
+            options = ContextOptions(
                 n_ctx=n_ctx,
                 n_batch=n_batch,
+                n_ubatch=n_batch,
+                n_outputs=n_batch,
                 n_sequences=min(self._n_sequences, n_batch),
                 n_threads=self._n_threads,
                 kv_type=self._kv_type,

@@ -45,7 +45,7 @@ class Sequence:
 
 
 class KvCache:
-    """All sequences of one context. `can_truncate` is False for models that cannot forget a part.
+    """All sequences of one context.
 
     `is_unified` says that they share one pool of cells; else each has a stream of its own.
     """
@@ -56,14 +56,12 @@ class KvCache:
         *,
         n_sequences: int,
         store: PrefixStore,
-        can_truncate: bool,
         is_unified: bool,
     ) -> None:
         self._context = context
         self._kind = bindings.memory_kind(context)
         self._store = store
         self._clock = itertools.count(1)
-        self.can_truncate = can_truncate
         self.is_unified = is_unified
         self.sequences = tuple(Sequence(id=n) for n in range(n_sequences))
 
@@ -187,7 +185,7 @@ class KvCache:
         """
         if n_keep == len(sequence.tokens):
             # An aborted decode may have written more than is known.
-            if self.can_truncate:
+            if not self._kind.is_recurrent:
                 bindings.kv_truncate(self._context, sequence.id, n_keep)
             return n_keep
         sequence.rendered = b""

@@ -13,17 +13,7 @@ from edgeapp.engine.pace import Pace
 from edgeapp.engine.scheduler import share_out
 from edgeapp.engine.waiting import Parked, Waiting, WaitingRoom
 from edgeapp.errors import ContextOverflow, EdgeappError, EngineError
-from edgeapp.protocol import (
-    Done,
-    Event,
-    ExpertUsage,
-    Failed,
-    FinishReason,
-    Generate,
-    Heartbeat,
-    Timings,
-    Usage,
-)
+from edgeapp.protocol import Event, ExpertUsage, Failed, FinishReason, Generate, Heartbeat, never_begun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -95,7 +85,8 @@ class DecodeLoop:
         if left is not None and left.parked is not None:
             self._emit_done(left.parked.answering, "cancelled")
         elif left is not None:
-            self._emit(_cancelled_in_queue(left, n_ctx=self._model.n_ctx))
+            queue_s = time.perf_counter() - left.arrived_s
+            self._emit(never_begun(id=request_id, n_ctx=self._model.n_ctx, queue_s=queue_s))
 
     def adapters_in_use(self) -> frozenset[str]:
         """Return the names of the adapters that unfinished requests use."""
@@ -236,16 +227,13 @@ class DecodeLoop:
             n_rows=self._model.n_outputs,
             n_prefill=self._pace.slice_tokens(),
         )
-        if len(self._active) > 1:
-            served = {share.slot for share in shares}
-            for slot, (_, answering) in self._active.items():
-                answering.n_skipped = 0 if slot in served else answering.n_skipped + 1
+        served = {share.slot for share in shares}
+        for slot, (_, answering) in self._active.items():
+            answering.n_skipped = 0 if slot in served else answering.n_skipped + 1
         return shares
 
     def _group(self) -> Mapping[int, tuple[Waiting, Answering]]:
         """Return the active slots with the same adapters as the one that has waited longest."""
-        if len(self._active) == 1:
-            return self._active
         key = max(self._active.values(), key=lambda pair: pair[1].n_skipped)[1].sequence.key
         return {slot: pair for slot, pair in self._active.items() if pair[1].sequence.key == key}
 
@@ -374,21 +362,4 @@ def failed(request_id: int, problem: EdgeappError) -> Failed:
         hint=problem.hint,
         n_prompt=numbers[0],
         n_ctx=numbers[1],
-    )
-
-
-def _cancelled_in_queue(waiting: Waiting, *, n_ctx: int) -> Done:
-    return Done(
-        id=waiting.request.id,
-        finish_reason="cancelled",
-        usage=Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0),
-        timings=Timings(
-            load_s=0.0,
-            ttft_s=0.0,
-            prompt_tps=0.0,
-            decode_tps=0.0,
-            queue_s=time.perf_counter() - waiting.arrived_s,
-        ),
-        n_ctx=n_ctx,
-        n_ctx_used=0,
     )

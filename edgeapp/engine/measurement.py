@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeapp.engine.bindings.context import logits
+from edgeapp.engine import bindings
 from edgeapp.engine.solo import Cancelled
 from edgeapp.errors import ContextOverflow, EngineError
 from edgeapp.protocol import (
@@ -56,7 +56,7 @@ class Measurement:
             file.truncate(n_rows * n_vocab * _FLOAT_BYTES)
             for n_logits in self._decode(request, first_logits=request.first_logits):
                 if n_logits:
-                    file.write(logits(self._model.context, n_logits * n_vocab))
+                    file.write(bindings.logits(self._model.context, n_logits * n_vocab))
         return Evaluated(id=request.id, n_rows=n_rows, n_vocab=n_vocab)
 
     def collect(self, request: Collect) -> Collected:

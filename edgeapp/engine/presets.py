@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +13,8 @@ from edgeapp.engine.prefix import common_length
 from edgeapp.protocol import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgeapp.engine.kv import KvCache, Sequence
     from edgeapp.engine.model import LoadedModel
     from edgeapp.engine.prefix_disk import PrefixDisk
@@ -24,13 +27,20 @@ _MAX_KNOWN = 256
 
 
 class PresetPrefixes:
-    """Finds and keeps them in `disk`; without one there are none."""
+    """Finds and keeps them on the disk that `open_disk` returns; without one there are none.
 
-    def __init__(self, model: LoadedModel, kv: KvCache, disk: PrefixDisk | None) -> None:
+    It is opened for the first conversation with a preset: that reads parts of the model.
+    """
+
+    def __init__(self, model: LoadedModel, kv: KvCache, open_disk: Callable[[], PrefixDisk | None]) -> None:
         self._model = model
         self._kv = kv
-        self._disk = disk
+        self._open_disk = open_disk
         self._lengths: dict[bytes, int] = {}
+
+    @cached_property
+    def _disk(self) -> PrefixDisk | None:
+        return self._open_disk()
 
     def length(self, request: Generate, tokens: list[int]) -> int:
         """Return how many leading `tokens` come from the preset's messages, whatever the user writes.
@@ -38,7 +48,7 @@ class PresetPrefixes:
         0 means none that are worth keeping.
         """
         n_messages = request.n_prefix_messages
-        if self._disk is None or not 0 < n_messages < len(request.messages):
+        if not 0 < n_messages < len(request.messages) or self._disk is None:
             return 0
         mark = msgspec.json.encode((request.messages[:n_messages], request.tools, request.template_options))
         if mark not in self._lengths:
@@ -58,7 +68,7 @@ class PresetPrefixes:
 
     def find(self, key: str, tokens: list[int]) -> SavedSequence | None:
         """Return the saved prefix `tokens`, if there is one."""
-        return self._disk.load(key, tokens) if self._disk and tokens else None
+        return self._disk.load(key, tokens) if tokens and self._disk else None
 
     def discard(self, saved: SavedSequence) -> None:
         """Delete a prefix that llama.cpp refused."""

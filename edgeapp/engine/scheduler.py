@@ -45,9 +45,6 @@ def share_out(work: Sequence[Work], *, n_batch: int, n_rows: int, n_prefill: int
     While answers are being decoded, prompts get at most `n_prefill` tokens together. Whoever has waited
     `PATIENCE_STEPS` goes first, so with k slots each gets something in every `PATIENCE_STEPS` + k steps.
     """
-    if len(work) == 1 and work[0].n_decode:  # a chat by itself, for every token
-        n_tokens = min(work[0].n_decode, n_batch, n_rows)
-        return (Share(slot=work[0].slot, n_tokens=n_tokens, n_rows=n_tokens),)
     step = _Step(n_batch=n_batch, n_rows=n_rows)
     ordered = sorted(work, key=_urgency)
     for item in ordered:

@@ -38,6 +38,7 @@ from edgeapp.protocol.events import (
     Tokens,
     ToolCallDelta,
     Usage,
+    never_begun,
 )
 from edgeapp.protocol.requests import (
     AnyRequest,
@@ -126,4 +127,5 @@ __all__ = [
     "decode_event",
     "decode_request",
     "encode",
+    "never_begun",
 ]

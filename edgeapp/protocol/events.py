@@ -135,6 +135,18 @@ class Done(Event, frozen=True, kw_only=True, tag="done"):
     n_ctx_used: int
 
 
+def never_begun(*, id: int = 0, n_ctx: int = 0, queue_s: float = 0.0) -> Done:  # noqa: A002 - the field
+    """Return the end of a request that was cancelled before anything was computed for it."""
+    return Done(
+        id=id,
+        finish_reason="cancelled",
+        usage=Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0),
+        timings=Timings(load_s=0.0, ttft_s=0.0, prompt_tps=0.0, decode_tps=0.0, queue_s=queue_s),
+        n_ctx=n_ctx,
+        n_ctx_used=0,
+    )
+
+
 class Failed(Event, frozen=True, kw_only=True, tag="failed"):
     """The request ended with an error; `code` is one of `edgeapp.errors`."""
 

@@ -16,9 +16,8 @@ from edgeapp.protocol import (
     Memory,
     Notice,
     Progress,
-    Timings,
     ToolCallDelta,
-    Usage,
+    never_begun,
 )
 from edgeapp.runtime.cleaning import failed
 from edgeapp.runtime.keeper import result_of
@@ -68,7 +67,7 @@ class WorkerGeneration:
             try:
                 exchange = self._exchange or await self._begin()
                 if exchange is None:
-                    return _cancelled_before_start()
+                    return never_begun()
                 event = self._take(await exchange.receive())
             except (EngineCrashed, EngineHung) as death:
                 if not self._may_repeat():
@@ -128,13 +127,3 @@ class WorkerGeneration:
         if self._exchange is not None:
             self._exchange.close()
             self._exchange = None
-
-
-def _cancelled_before_start() -> Done:
-    return Done(
-        finish_reason="cancelled",
-        usage=Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0),
-        timings=Timings(load_s=0.0, ttft_s=0.0, prompt_tps=0.0, decode_tps=0.0),
-        n_ctx=0,
-        n_ctx_used=0,
-    )

@@ -20,10 +20,10 @@ from tests.tiny_lora import (
     EXPERTS,
     adapter_writer,
     add_pair,
-    close,
     write_merged,
     write_tiny_lora,
 )
+from tests.tiny_moe import close
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

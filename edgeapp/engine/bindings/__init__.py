@@ -26,7 +26,6 @@ from edgeapp.engine.bindings.context import (
     watch_callback,
 )
 from edgeapp.engine.bindings.embeddings import (
-    EmbeddingOptions,
     embedding_size,
     new_embedding_context,
     token_vectors,
@@ -113,7 +112,6 @@ __all__ = [
     "ContextHandle",
     "ContextOptions",
     "DecodeResult",
-    "EmbeddingOptions",
     "KvType",
     "MemoryKind",
     "ModelHandle",

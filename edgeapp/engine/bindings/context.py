@@ -73,6 +73,22 @@ def new_context(
 
     `watch` comes from `watch_callback`. Without `abort` a running decode cannot be aborted.
     """
+    params = context_params(options)
+    if abort is not None:
+        params.abort_callback, params.abort_callback_data = abort.callback, abort.data
+    if watch is not None:
+        params.cb_eval = watch
+    handle = created(model, params)
+    if handle is None:
+        raise LoadFailed(
+            f"llama.cpp could not create a context of {options.n_ctx} tokens: {first_problem()}.",
+            hint="A smaller --ctx needs less memory.",
+        )
+    return handle
+
+
+def context_params(options: ContextOptions) -> Any:
+    """Return llama.h's `llama_context_params` with these options."""
     params = c.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch = options.n_ctx, options.n_batch, options.n_ubatch
     params.n_threads = params.n_threads_batch = options.n_threads
@@ -81,23 +97,19 @@ def new_context(
     params.type_k = params.type_v = _GGML_TYPES[options.kv_type]
     if options.kv_type == "f32":
         params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_DISABLED  # the CPU's computes in F16 all the same
-    if abort is not None:
-        params.abort_callback, params.abort_callback_data = abort.callback, abort.data
-    if watch is not None:
-        params.cb_eval = watch
+    return params
+
+
+def created(model: ModelHandle, params: Any) -> ContextHandle | None:
+    """Create a context; None when llama.cpp refuses it. Raise `NotEnoughMemory`."""
     recent_problems.clear()
     handle = c.llama_init_from_model(model, params)
-    if not handle:
-        problem = load_error()
-        raise (
-            problem
-            if isinstance(problem, NotEnoughMemory)
-            else LoadFailed(
-                f"llama.cpp could not create a context of {options.n_ctx} tokens: {first_problem()}.",
-                hint="A smaller --ctx needs less memory.",
-            )
-        )
-    return ContextHandle(handle)
+    if handle:
+        return ContextHandle(handle)
+    problem = load_error()
+    if isinstance(problem, NotEnoughMemory):
+        raise problem
+    return None
 
 
 def free_context(context: ContextHandle) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeapp.engine.bindings.library import c
+from edgeapp.engine.bindings.weights import model_is_recurrent
 from edgeapp.errors import EngineError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def memory_kind(context: ContextHandle) -> MemoryKind:
     model = c.llama_get_model(context)
     return MemoryKind(
         n_swa=int(c.llama_model_n_swa(model)),
-        is_recurrent=bool(c.llama_model_is_recurrent(model) or c.llama_model_is_hybrid(model)),
+        is_recurrent=model_is_recurrent(model),
     )
 
 
