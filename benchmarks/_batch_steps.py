@@ -32,7 +32,7 @@ def batch_steps_s(model: Path, threads: int, *, depth: int, most: int) -> list[f
 
 def _main(model: str, threads: int, depth: int, most: int) -> None:
     bindings.start()
-    options = ModelOptions(n_gpu_layers=0, cpu_experts=False, use_mmap=True)
+    options = ModelOptions()
     handle = bindings.load_model(model, options, lambda _fraction: True)
     context = bindings.new_context(
         handle,

@@ -23,6 +23,7 @@
         ├── TemplateError                      the chat template cannot be rendered
         ├── ContextOverflow                    prompt and answer do not fit into n_ctx
         ├── EngineCrashed                      the worker died
+        │   └── DeviceLost                     because its GPU has gone
         ├── EngineHung                         the worker stopped sending heartbeats
         └── EngineQuarantined                  the worker died too often with this model
 
@@ -157,6 +158,10 @@ class EngineCrashed(EngineError):
         self.returncode = returncode
         """The worker's, negative for a signal; 0 when it is not known."""
         self.out_of_memory = out_of_memory
+
+
+class DeviceLost(EngineCrashed):
+    code = "device_lost"
 
 
 class EngineHung(EngineError):

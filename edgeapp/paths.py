@@ -41,6 +41,12 @@ def log_dir() -> Path:
     return home / "log" if home else platformdirs.user_log_path(_APP)
 
 
+def runtime_dir() -> Path:
+    """Where running engines say what they are doing; nothing here is worth keeping after a reboot."""
+    home = _home()
+    return (home or platformdirs.user_state_path(_APP)) / "running"
+
+
 def data_dir() -> Path:
     """The read-only `models/` data that ships with edgeapp: beside the package, else the source tree's."""
     inside = _PACKAGE / "models"

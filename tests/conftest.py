@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fake_gpu import FakeGpu, fake_gpu
 from tests.tiny_moe import demo_model_path, write_tiny_moe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -34,3 +36,12 @@ def demo_model() -> Path:
 def tiny_moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A seeded MoE of about 1 MB with a real tokenizer; it talks nonsense, fast."""
     return write_tiny_moe(tmp_path_factory.mktemp("models") / "tiny-moe.gguf")
+
+
+@pytest.fixture(name="fake_gpu")
+def one_fake_gpu(isolated_user: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    """A GPU of 1 GiB, named "RPC0", that every engine finds which the test starts."""
+    with fake_gpu(total_mib=1024) as gpu:
+        for name, value in gpu.environment.items():
+            monkeypatch.setenv(name, value)
+        yield gpu

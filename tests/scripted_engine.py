@@ -18,6 +18,7 @@ from edgeapp.protocol import (
     Failed,
     FinishReason,
     Generate,
+    Load,
     Loaded,
     Message,
     Progress,
@@ -27,6 +28,7 @@ from edgeapp.protocol import (
 from edgeapp.runtime.client import (
     EngineDown,
     GenerationEvent,
+    Released,
     StatusEvent,
     StatusListener,
 )
@@ -44,7 +46,7 @@ class Pause:
 
 @dataclass(frozen=True, kw_only=True)
 class Hold:
-    """Wait until the test calls `release`, or the request is cancelled."""
+    """Wait until the test calls `let_go`, or the request is cancelled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,7 @@ class _Running:
                 await self._unless_cancelled(asyncio.ensure_future(asyncio.sleep(pause_s)))
                 return None
             case Hold():
-                await self._unless_cancelled(asyncio.ensure_future(self._engine.released.wait()))
+                await self._unless_cancelled(asyncio.ensure_future(self._engine.may_go.wait()))
                 return None
             case Crash(reason=reason):
                 return self._engine.crash(reason)
@@ -185,7 +187,10 @@ class ScriptedEngine:
     answers: Sequence[Sequence[Step]] = ()
     requests: list[Generate] = field(default_factory=list)
     closed: bool = False
-    released: asyncio.Event = field(default_factory=asyncio.Event)
+    may_go: asyncio.Event = field(default_factory=asyncio.Event)
+    loads: list[Load] = field(default_factory=list)
+    """What `change` was asked for."""
+    is_released: bool = False
     _listeners: list[StatusListener] = field(default_factory=list)
     _loading: asyncio.Task[Loaded] | None = None
     _running: list[_Running] = field(default_factory=list)
@@ -198,13 +203,30 @@ class ScriptedEngine:
         for listener in self._listeners:
             listener(event)
 
-    def release(self) -> None:
+    def let_go(self) -> None:
         """Let every `Hold` go on."""
-        self.released.set()
+        self.may_go.set()
 
     async def load(self) -> Loaded:
         if self._loading is None:
             self._loading = asyncio.create_task(self._play_load())
+        return await asyncio.shield(self._loading)
+
+    async def release(self) -> None:
+        if self.closed or self.is_released:
+            return
+        for running in self._running:
+            running.cancel()
+        if self._loading is not None and not self._loading.done():
+            self._loading.cancel()
+        self._loading = None
+        self.is_released = True
+        self.emit(Released(n_conversations=min(1, len(self.requests))))
+
+    async def change(self, load: Load, fallbacks: Sequence[Load] = ()) -> Loaded:
+        """Running answers go on: a script needs no memory."""
+        self.loads += [load, *fallbacks]
+        self._loading = asyncio.create_task(self._play_load())
         return await asyncio.shield(self._loading)
 
     def generate(self, request: Generate) -> _Running:
@@ -239,12 +261,13 @@ class ScriptedEngine:
                 case Pause(pause_s=pause_s):
                     await asyncio.sleep(pause_s)
                 case Hold():
-                    await self.released.wait()
+                    await self.may_go.wait()
                 case _:
                     self.emit(step)
         await asyncio.sleep(0)
         if self.load_error is not None:
             raise self.load_error
+        self.is_released = False
         loaded = msgspec.structs.replace(LOADED, n_ctx=self.n_ctx)
         self.emit(loaded)
         return loaded

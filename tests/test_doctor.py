@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +11,8 @@ from edgeapp import protocol
 from edgeapp.doctor import engine, gpu, host, models, terminal
 from edgeapp.doctor.engine import EngineAnswer
 from edgeapp.doctor.terminal import Terminal
-from edgeapp.hardware import Gpu, GpuReading, Host
+from edgeapp.hardware import Gpu, GpuProcess, GpuReading, GpuSample, Host, ProgramMemory
+from tests.fake_nvml import FakeNvml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -229,3 +232,71 @@ def test_a_broken_config_file_is_a_finding_not_a_crash(
     (tmp_path / "config.toml").write_text("temp = [")
 
     assert [finding.level for finding in models.examine_settings()] == ["fail"]
+
+
+def a_card(*others: GpuProcess, lost: bool = False) -> GpuSample:
+    return GpuSample(
+        index=0, name="RTX 4060", total_bytes=8 * _GIB, free_bytes=5 * _GIB, others=others, lost=lost
+    )
+
+
+def test_a_program_that_holds_much_vram_is_named_with_what_to_do() -> None:
+    finding = gpu.check_vram(a_card(GpuProcess(pid=1, name="blender", used_bytes=3 * _GIB)))
+
+    assert finding.level == "warn"
+    assert finding.found == "5.0 GiB of 8.0 GiB free; other programs hold 3.0 GiB: blender 3.0 GiB"
+    assert "close blender" in finding.fix
+
+
+def test_a_desktop_that_holds_a_little_vram_is_fine() -> None:
+    finding = gpu.check_vram(a_card(GpuProcess(pid=1, name="Xorg", used_bytes=_GIB // 2)))
+
+    assert finding.level == "ok"
+    assert "Xorg 0.5 GiB" in finding.found
+
+
+def test_holders_whose_share_the_driver_does_not_tell_are_not_blamed() -> None:
+    finding = gpu.check_vram(a_card(GpuProcess(pid=1, name="x", used_bytes=None)))
+
+    assert finding.level == "ok"
+    assert "no other program" in finding.found
+
+
+def test_a_lost_card_is_a_warning() -> None:
+    finding = gpu.check_vram(a_card(lost=True))
+
+    assert finding.level == "warn"
+    assert "lost" in finding.found
+
+
+def test_low_ram_names_the_programs_that_hold_most() -> None:
+    programs = [ProgramMemory(name="chrome", used_bytes=9 * _GIB)]
+
+    finding = host.check_ram(a_host(available_ram_bytes=_GIB), programs)
+
+    assert finding.level == "warn"
+    assert "chrome holds 9.0 GiB" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("total_gib", "free_gib", "level"), [(0, 0, "ok"), (8, 7, "ok"), (8, 6, "warn"), (8, 0, "warn")]
+)
+def test_much_swap_in_use_is_a_warning(total_gib: int, free_gib: int, level: str) -> None:
+    swapping = replace(
+        a_host(available_ram_bytes=9 * _GIB),
+        total_swap_bytes=total_gib * _GIB,
+        free_swap_bytes=free_gib * _GIB,
+    )
+
+    assert host.check_swap(swapping).level == level
+
+
+def test_the_cards_of_this_machine_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml(tmp_path, monkeypatch)
+    nvml.gpus[0].compute = {os.getppid(): 2 * _GIB}
+    nvml.save()
+
+    (finding,) = map(gpu.check_vram, gpu.sample_cards())
+
+    assert finding.level == "warn"
+    assert "other programs hold 2.0 GiB" in finding.found

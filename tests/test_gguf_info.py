@@ -200,14 +200,14 @@ def test_layers_for_multi_token_prediction_keep_no_cache(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "changes",
     [
-        {"llama__attention__kv_lora_rank": number(4)},
-        {"llama__attention__shared_kv_layers": number(1)},
         {"llama__attention__causal": number(0, BOOL)},
         {"llama__attention__head_count": number(0)},
     ],
-    ids=["latent attention", "shared layers", "encoder", "no attention"],
+    ids=["encoder", "no attention"],
 )
-def test_an_unusual_cache_is_not_guessed(tmp_path: Path, changes: dict[str, Value | None]) -> None:
+def test_without_attention_nothing_is_kept_of_a_token(
+    tmp_path: Path, changes: dict[str, Value | None]
+) -> None:
     assert read(tmp_path, **changes).kv_bytes_per_token is None
 
 

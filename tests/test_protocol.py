@@ -19,6 +19,7 @@ from edgeapp.protocol import (
     Message,
     Sampling,
     Shutdown,
+    TensorOverride,
     Tokenize,
     WriteImatrix,
 )
@@ -27,7 +28,13 @@ from edgeapp.protocol import (
 @pytest.mark.parametrize(
     "request_",
     [
-        Load(id=1, path="/m.gguf", n_ctx=4096, n_threads=2, cpu_experts=True),
+        Load(
+            id=1,
+            path="/m.gguf",
+            n_ctx=4096,
+            n_threads=2,
+            tensor_overrides=(TensorOverride(pattern="exps", buffer="CPU"),),
+        ),
         Generate(
             id=2,
             messages=(

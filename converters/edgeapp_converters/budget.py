@@ -1,8 +1,8 @@
 """How large a file may be to run on this machine, or on one with the memory that the user states.
 
-The same three placements as `edgeapp.placement.plan`, in its order, each with its reserves: all on the GPU,
-routed experts in host memory, all in host memory. The first that holds the model at four bits counts, because
-speed depends on it; the file then gets all the room that placement has. Knows no weights.
+Three placements, in this order, each with the reserves of `edgeapp.placement`: all on the GPU, routed experts
+in host memory, all in host memory. The first that holds the model at four bits counts, because speed depends
+on it; the file then gets all the room that placement has. Knows no weights.
 """
 
 from __future__ import annotations

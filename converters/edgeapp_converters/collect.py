@@ -15,7 +15,7 @@ import msgspec
 from edgeapp.errors import EngineCrashed, UsageError
 from edgeapp.gguf_info.parts import read_parts
 from edgeapp.runtime import measuring
-from edgeapp.runtime.loading import planned_load
+from edgeapp.runtime.planning import planned_load
 from edgeapp.runtime.worker_client import WorkerClient
 from edgeapp_converters import imatrix
 from edgeapp_converters.chunks import chunks
@@ -80,7 +80,7 @@ async def keep_inputs(
 
 @asynccontextmanager
 async def _collecting_worker(model: Path, *, n_ctx: int, n_threads: int) -> AsyncIterator[WorkerClient]:
-    load = planned_load(model, n_ctx=n_ctx, n_threads=n_threads)
+    load = await planned_load(model, n_ctx=n_ctx, n_threads=n_threads)
     client = WorkerClient(msgspec.structs.replace(load, collect=True, n_ubatch=min(_N_UBATCH, n_ctx)))
     try:
         yield client

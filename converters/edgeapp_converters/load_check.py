@@ -11,7 +11,7 @@ import msgspec
 
 from edgeapp.errors import ConversionFailed, EdgeappError, NotEnoughMemory
 from edgeapp.protocol import Done, Failed, Generate, Message, Sampling
-from edgeapp.runtime.loading import planned_load
+from edgeapp.runtime.planning import planned_load
 from edgeapp.runtime.worker_client import WorkerClient
 from edgeapp_converters.events import StageProgress, Warned
 from edgeapp_converters.round_trip import check_round_trip
@@ -33,7 +33,7 @@ async def check_loads(path: Path, *, folder: Path | None, n_threads: int, report
     answer. A machine with too little memory to load it is told so in a `Warned` event.
     """
     try:
-        planned = planned_load(path, n_ctx=_N_CTX, n_threads=n_threads)
+        planned = await planned_load(path, n_ctx=_N_CTX, n_threads=n_threads)
     except NotEnoughMemory as problem:
         report(Warned(message=f"The file was not tried: {problem.message}", hint=problem.hint))
         return

@@ -20,7 +20,7 @@ from edgeapp.cleantext import clean_line
 from edgeapp.errors import EngineError, UnsupportedModel, UsageError
 from edgeapp.gguf_info import read_gguf_info
 from edgeapp.runtime import measuring
-from edgeapp.runtime.loading import planned_load
+from edgeapp.runtime.planning import planned_load
 from edgeapp.runtime.worker_client import WorkerClient
 from edgeapp_converters import statistics
 from edgeapp_converters.chunks import chunks
@@ -140,7 +140,7 @@ async def measure_quality(
 
 @asynccontextmanager
 async def _loaded(model: Path, n_ctx: int, n_threads: int) -> AsyncIterator[WorkerClient]:
-    load = planned_load(model, n_ctx=n_ctx, n_threads=n_threads)
+    load = await planned_load(model, n_ctx=n_ctx, n_threads=n_threads)
     client = WorkerClient(msgspec.structs.replace(load, n_outputs=_N_OUTPUTS))
     try:
         await client.load()

@@ -18,7 +18,7 @@ from edgeapp.bench.intervals import mean_interval
 from edgeapp.bench.speed import SPARE_TOKENS, Speed, measure_speed
 from edgeapp.errors import UsageError
 from edgeapp.runtime import measuring
-from edgeapp.runtime.loading import planned_load
+from edgeapp.runtime.planning import planned_load
 from edgeapp.runtime.worker_client import WorkerClient
 from edgeapp_converters import statistics
 from edgeapp_converters.chunks import chunks
@@ -127,7 +127,7 @@ class _Sweep:
 
     @asynccontextmanager
     async def loaded(self, n_expert_used: int) -> AsyncIterator[WorkerClient]:
-        load = planned_load(self.path, n_ctx=self.choices.n_ctx, n_threads=self.choices.n_threads)
+        load = await planned_load(self.path, n_ctx=self.choices.n_ctx, n_threads=self.choices.n_threads)
         client = WorkerClient(
             msgspec.structs.replace(load, n_outputs=_N_OUTPUTS, n_expert_used=n_expert_used)
         )

@@ -73,15 +73,12 @@ async def measure_speed(
     small, or what the engine raises.
     """
     check_room((await client.load()).n_ctx, n_prompt=n_prompt, n_decode=n_decode)
-    tokens = await tokenize_text(client, text, max_tokens=(n_prompt + 1) * (n_repeats + 1))
-    parts = [
-        await detokenize(client, part) for part in passages(tokens, n_tokens=n_prompt, count=n_repeats + 1)
-    ]
-    await _answer(client, parts[0], min(n_decode, _WARM_UP_TOKENS))
+    parts = await prompts(client, text, n_tokens=n_prompt, count=n_repeats + 1)
+    await read_and_write(client, parts[0], min(n_decode, _WARM_UP_TOKENS))
     on_step()
     answers: list[Done] = []
     for part in parts[1:]:
-        answers.append(await _answer(client, part, n_decode))
+        answers.append(await read_and_write(client, part, n_decode))
         on_step()
     return Speed(
         prefill=_rate([done.timings.prompt_tps for done in answers]),
@@ -93,6 +90,12 @@ async def measure_speed(
     )
 
 
+async def prompts(client: WorkerClient, text: str, *, n_tokens: int, count: int) -> list[str]:
+    """Return `count` passages of `text` with about `n_tokens` tokens of the client's model."""
+    tokens = await tokenize_text(client, text, max_tokens=(n_tokens + 1) * count)
+    return [await detokenize(client, part) for part in passages(tokens, n_tokens=n_tokens, count=count)]
+
+
 def passages(tokens: Sequence[int], *, n_tokens: int, count: int) -> list[Sequence[int]]:
     """Return `count` passages of `n_tokens` tokens with different beginnings; a short text is repeated."""
     # One token more than a passage: in a repeated text no two passages begin at the same place.
@@ -101,7 +104,8 @@ def passages(tokens: Sequence[int], *, n_tokens: int, count: int) -> list[Sequen
     return [long[start : start + n_tokens] for start in range(0, stride * count, stride)]
 
 
-async def _answer(client: EngineClient, prompt: str, n_tokens: int) -> Done:
+async def read_and_write(client: EngineClient, prompt: str, n_tokens: int) -> Done:
+    """Read `prompt` and write `n_tokens` greedily, without drafts. Raise what the engine reports."""
     request = Generate(
         prompt=prompt,
         sampling=Sampling(temp=0),

@@ -18,9 +18,12 @@ from edgeapp.errors import EdgeappError
 _COMMANDS = {
     "run": "Chat with a model, or answer one prompt.",
     "convert": "Convert a checkpoint to a 4-bit GGUF file.",
+    "plan": "Say where a model would go on this machine, how fast, and why.",
     "inspect": "Say what a GGUF file is, without loading it.",
     "quality": "Measure what a quantised model lost.",
+    "top": "Watch memory, GPUs and running models.",
     "bench": "Measure how fast a model reads and writes here.",
+    "tune": "Find the fastest way to run a model here, by measuring.",
     "profile": "Show which experts a model uses, for which text.",
     "models": "List, download, check and remove models.",
     "doctor": "Check this machine and say how to fix what is missing.",

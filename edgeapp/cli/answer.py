@@ -14,13 +14,13 @@ import msgspec
 
 from edgeapp.cli import print_error
 from edgeapp.cli.adapters import load_adapters
+from edgeapp.cli.engine import JobEngine
 from edgeapp.cli.json_errors import error_line
 from edgeapp.cli.logprobs import content_item
 from edgeapp.cli.thoughts import Thoughts
 from edgeapp.errors import EdgeappError, from_code
 from edgeapp.protocol import Delta, Done, ExpertUsage, Failed, Loaded, Memory, Notice, Progress, ToolCallDelta
-from edgeapp.runtime.client import EngineDown, StatusEvent
-from edgeapp.runtime.worker_client import WorkerClient
+from edgeapp.runtime.client import EngineDown, Released, StatusEvent
 from edgeapp.session import ChatSession
 
 if TYPE_CHECKING:
@@ -43,11 +43,14 @@ class _Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
-async def answer(job: Job, prompt: str, *, model: str, as_json: bool) -> int:
+async def answer(job: Job, prompt: str, *, as_json: bool) -> int:
     """Print the answer and return the exit code: 0, that of the error, or 128 + n after signal n."""
-    client = WorkerClient(job.load)
-    client.watch(_StatusLine(model).show)
-    session = ChatSession(client, job.settings)
+    engine = JobEngine(job, front_end="run")
+    client = engine.client
+    status = _StatusLine(job.model)
+    status.say(job.engine.planned.plan.reason)
+    client.watch(status.show)
+    session = ChatSession(client, job.settings, running=engine.running)
     preparing = asyncio.ensure_future(load_adapters(client, job.adapters))
     with _stopping_on_signals(session, preparing) as received:
         try:
@@ -60,11 +63,12 @@ async def answer(job: Job, prompt: str, *, model: str, as_json: bool) -> int:
         except EdgeappError as problem:
             return _report(problem, as_json=as_json)
         finally:
+            engine.running.close()
             await client.aclose()
     if isinstance(end, Failed):
         return _report(from_code(end.code, end.message, end.hint), as_json=as_json)
     if as_json:
-        click.echo(msgspec.json.encode(_result(session, arrived, end, model)))
+        click.echo(msgspec.json.encode(_result(session, arrived, end, job)))
     return EXIT_SIGNAL + received[0] if received else 0
 
 
@@ -96,7 +100,7 @@ async def _stream(events: AsyncIterator[GenerationEvent], *, as_json: bool) -> t
     raise AssertionError  # a generation ends with Done or Failed
 
 
-def _result(session: ChatSession, arrived: _Answer, done: Done, model: str) -> dict[str, object]:
+def _result(session: ChatSession, arrived: _Answer, done: Done, job: Job) -> dict[str, object]:
     text = session.turns[-1].text if session.turns[-1].role == "assistant" else ""
     result: dict[str, object] = {"text": text}
     if arrived.reasoning:
@@ -105,7 +109,8 @@ def _result(session: ChatSession, arrived: _Answer, done: Done, model: str) -> d
         "finish_reason": done.finish_reason,
         "usage": done.usage,
         "timings": done.timings,
-        "model": model,
+        "model": job.model,
+        "plan": job.engine.planned.plan.reason,
         "n_ctx": done.n_ctx,
     }
     if session.settings.logprobs >= 0:
@@ -158,6 +163,10 @@ class _StatusLine:
         self._is_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._is_shown = False
 
+    def say(self, sentence: str) -> None:
+        if self._is_terminal:
+            click.secho(sentence, err=True, dim=True)
+
     def show(self, event: StatusEvent) -> None:
         match event:
             case Progress(phase=phase, fraction=fraction):
@@ -171,7 +180,7 @@ class _StatusLine:
             case EngineDown(reason=reason):
                 self._clear()
                 click.echo(f"note: {reason}", err=True)
-            case Memory() | ExpertUsage():
+            case Memory() | ExpertUsage() | Released():
                 pass
             case _:
                 assert_never(event)

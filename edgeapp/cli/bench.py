@@ -121,12 +121,12 @@ def _counts(experts: str, info: GgufInfo) -> list[int]:
 async def _speed(info: GgufInfo, choices: dict[str, Any], report: Report) -> SpeedReport:
     from edgeapp.bench.speed import SPARE_TOKENS, measure_speed
     from edgeapp.cli.bench_tables import SpeedReport
-    from edgeapp.runtime.loading import planned_load
+    from edgeapp.runtime.planning import planned_load
     from edgeapp.runtime.worker_client import WorkerClient
     from edgeapp_converters import texts
 
     n_ctx = choices["n_prompt"] + choices["n_decode"] + SPARE_TOKENS
-    load = planned_load(info.path, n_ctx=n_ctx, n_threads=choices["threads"] or 0)
+    load = await planned_load(info.path, n_ctx=n_ctx, n_threads=choices["threads"] or 0)
     client = WorkerClient(load)
     on_step = _counted(report, total=choices["repeats"] + 1)
     try:

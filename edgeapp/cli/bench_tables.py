@@ -33,7 +33,7 @@ class SpeedReport:
             "model": str(self.info.path),
             "n_threads": self.loaded.n_threads,
             "n_gpu_layers": self.load.n_gpu_layers,
-            "cpu_experts": self.load.cpu_experts,
+            "cpu_experts": bool(self.load.tensor_overrides),
             "load_s": self.loaded.load_s,
             **_speed_json(self.speed),
         }
@@ -148,7 +148,7 @@ def _model(info: GgufInfo) -> str:
 def _gpu(load: Load) -> str:
     if not load.n_gpu_layers:
         return "not used"
-    return "always-active tensors" if load.cpu_experts else "all layers"
+    return "always-active tensors" if load.tensor_overrides else "all layers"
 
 
 def _rate(rate: Rate) -> str:

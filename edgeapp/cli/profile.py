@@ -111,7 +111,7 @@ async def _profile(
     from edgeapp.runtime.expert_profile import watching_load
     from edgeapp.runtime.worker_client import WorkerClient
 
-    load = watching_load(info.path, n_ctx=choices["ctx"], n_threads=choices["threads"] or 0)
+    load = await watching_load(info.path, n_ctx=choices["ctx"], n_threads=choices["threads"] or 0)
     client = WorkerClient(load)
     try:
         used = [await _text_usage(client, text, n_tokens=choices["tokens"], report=report) for text in texts]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgeapp.catalog import ResolvedModel
     from edgeapp.cli.run_flags import RunChoices
     from edgeapp.config import Settings
-    from edgeapp.protocol import Load
+    from edgeapp.runtime.planning import EngineChoice
 
 _EXAMPLES = """\b
 Examples:
@@ -74,7 +74,8 @@ def command(model: str | None, prompt: str | None, *, as_json: bool, **flags: An
     full_prompt = None if is_chat else _read_prompt(prompt)
     resolved = _resolve(model, settings)
     job = Job(
-        load=_planned_load(resolved, settings, draft_model=choices.draft_model),
+        model=resolved.name,
+        engine=_engine(resolved, settings, draft_model=choices.draft_model),
         settings=chat_settings(
             settings,
             resolved.sampling,
@@ -83,11 +84,13 @@ def command(model: str | None, prompt: str | None, *, as_json: bool, **flags: An
             logprobs=choices.logprobs,
         ),
         adapters=adapters,
+        idle_release_s=settings.idle_release,
+        allow_cpu=settings.cpu_fallback == "auto",
     )
     if full_prompt is None:
         _chat(job, resolved, theme=settings.theme)
     else:
-        _answer(job, full_prompt, model=resolved.name, as_json=as_json)
+        _answer(job, full_prompt, as_json=as_json)
 
 
 def _check_together(choices: RunChoices, settings: Settings, *, as_json: bool) -> None:
@@ -157,50 +160,46 @@ def _converted_here(parsed: LocalPath | HubRef | CatalogEntry, *, offline: bool)
             return None
 
 
-def _planned_load(resolved: ResolvedModel, settings: Settings, *, draft_model: str | None) -> Load:
+def _engine(resolved: ResolvedModel, settings: Settings, *, draft_model: str | None) -> EngineChoice:
+    from edgeapp.cli.placement_wishes import wishes_of
     from edgeapp.gguf_info import read_gguf_info
-    from edgeapp.hardware import read_gpus, read_host
-    from edgeapp.placement.plan import plan
-    from edgeapp.runtime.loading import engine_has_cuda, load_request
+    from edgeapp.runtime.planning import EngineChoice, planned
 
-    info = read_gguf_info(resolved.path)
     draft = None if draft_model is None else read_gguf_info(_resolve(draft_model, settings).path)
-    # A card that this build of the engine cannot use is no place for a model.
-    gpus = read_gpus().gpus if settings.gpu == "auto" and engine_has_cuda() else ()
-    placed = plan(
-        info,
-        read_host(),
-        gpus,
-        ctx=settings.ctx,
-        threads=settings.threads,
-        cache_ram_bytes=settings.cache_ram_bytes,
-    )
-    return load_request(
-        placed, info.path, n_expert_used=settings.experts, draft_path=draft.path if draft else None
+    return EngineChoice(
+        planned=asyncio.run(planned(resolved.path, wishes_of(settings))),
+        n_expert_used=settings.experts,
+        draft_path=draft.path if draft else None,
     )
 
 
 def _chat(job: Job, resolved: ResolvedModel, *, theme: str) -> None:
-    from edgeapp.runtime.worker_client import WorkerClient
+    from edgeapp.cli.engine import JobEngine
     from edgeapp.tui.app import ChatApp
 
-    client = WorkerClient(job.load)
+    engine = JobEngine(job, front_end="chat")
+    plan = job.engine.planned.plan
     app = ChatApp(
-        client,
+        engine.client,
         job.settings,
         title=resolved.name,
         subtitle=resolved.licence,
-        welcome=resolved.description,
+        welcome="\n".join(filter(None, (resolved.description, f"Placement: {plan.reason}."))),
         theme=theme,
-        prepare=partial(load_adapters, client, job.adapters),
+        prepare=partial(load_adapters, engine.client, job.adapters),
+        running=engine.running,
+        watch_over=engine.watch_over,
     )
-    app.run()
+    try:
+        app.run()
+    finally:
+        engine.running.close()
     if app.load_problem is not None:
         raise app.load_problem
     sys.exit(app.return_code or 0)
 
 
-def _answer(job: Job, prompt: str, *, model: str, as_json: bool) -> None:
+def _answer(job: Job, prompt: str, *, as_json: bool) -> None:
     from edgeapp.cli.answer import answer
 
-    sys.exit(asyncio.run(answer(job, prompt, model=model, as_json=as_json)))
+    sys.exit(asyncio.run(answer(job, prompt, as_json=as_json)))

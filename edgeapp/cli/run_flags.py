@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgeapp.cli.placement_flags import PLACEMENT_FLAGS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -95,16 +97,20 @@ _SETTINGS = (
         type=click.Choice(["auto", "off"]),
         help="Guess tokens ahead and check them together, which is faster where text repeats. Default: auto.",
     ),
-    click.option("--ctx", type=int, help="Context length in tokens. Default: the trained one, at most 8192."),
     click.option("--experts", type=int, help="Experts that each token uses. Default: 0, as trained."),
+    *PLACEMENT_FLAGS,
     click.option(
-        "--cache-ram",
-        metavar="SIZE",
-        help="Host memory for conversations that had to leave the KV cache, such as 512M. "
-        "Default: a tenth of what is free, at most 2G.",
+        "--cpu-fallback",
+        type=click.Choice(["auto", "off"]),
+        help="When the GPU is lost: auto goes on on the CPU, off ends with an error. Default: auto.",
     ),
-    click.option("--threads", type=int, help="Compute threads. Default: one per physical core."),
-    click.option("--gpu", type=click.Choice(["auto", "off"]), help="Use GPUs: auto or off. Default: auto."),
+    click.option(
+        "--idle-release",
+        type=float,
+        metavar="SECONDS",
+        help="Free the engine's memory after so long without a question; the next one loads it again. "
+        "Default: 0, never.",
+    ),
     click.option("--offline/--online", default=None, help="Never touch the network. Default: --online."),
     click.option("--theme", help="Theme of the chat. Default: textual-dark."),
 )

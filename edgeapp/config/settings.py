@@ -37,6 +37,19 @@ Size = Annotated[
     str,
     Meta(pattern=r"^(0|[0-9]{1,6}(\.[0-9]{1,3})?[kKmMgGtT])$", description="0 or a size such as 512M or 2G"),
 ]
+KvType = Annotated[
+    Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "auto"],
+    Meta(description="f16, q8_0, q5_1, q5_0, q4_1, q4_0 or auto"),
+]
+CpuExperts = Annotated[
+    str,
+    Meta(
+        pattern=r"^(auto|[0-9]{1,3}|[0-9]{1,3}(-[0-9]{1,3})?(,[0-9]{1,3}(-[0-9]{1,3})?)*,?)$",
+        description="auto, a number of layers, or layers such as 30-47 or 3,5,",
+    ),
+]
+Ubatch = Annotated[int, Meta(ge=0, le=16384, description="0 (the plan decides) or 1 to 16384 tokens")]
+Seconds = Annotated[float, Meta(ge=0, le=10**7, description="a number of seconds from 0 (never) up")]
 Threads = Annotated[
     int, Meta(ge=0, le=1024, description="a whole number from 0 (all physical cores) to 1024")
 ]
@@ -98,6 +111,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Compute threads. 0: one per physical core."""
     gpu: AutoOrOff = "auto"
     """Use GPUs: auto puts on them what fits, off keeps everything on the CPU."""
+    max_vram: Size | None = None
+    """Most GPU memory to use. None: what is free, less `reserve`."""
+    reserve: Size | None = None
+    """GPU memory that stays free for other programs. None: 8 percent, 256 MiB to 1 GiB."""
+    max_ram: Size | None = None
+    """Most host memory to use. None: what is available, less a share for the system."""
+    kv: KvType = "f16"
+    """Type of the KV cache. auto: F16, and Q8_0 where nothing else fits."""
+    ubatch: Ubatch = 0
+    """Tokens of a prompt that are computed together. 0: the placement plan decides."""
+    cpu_experts: CpuExperts = "auto"
+    """Layers whose experts stay in host memory: how many, the last ones first, or which."""
+    cpu_fallback: AutoOrOff = "auto"
+    """When the GPU is lost: auto goes on on the CPU, off ends with an error."""
+    idle_release: Seconds = 0.0
+    """Free the engine's memory after so many seconds without a question; the next one loads it again."""
     offline: Offline = False
     """Never touch the network. `HF_HUB_OFFLINE=1` has the same effect."""
     theme: ThemeName = "textual-dark"
@@ -108,13 +137,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def cache_ram_bytes(self) -> int | None:
         """`cache_ram` in bytes; None when the placement plan decides."""
-        return None if self.cache_ram is None else _bytes_of(self.cache_ram)
+        return _bytes_or_none(self.cache_ram)
+
+    @property
+    def max_vram_bytes(self) -> int | None:
+        return _bytes_or_none(self.max_vram)
+
+    @property
+    def reserve_bytes(self) -> int | None:
+        return _bytes_or_none(self.reserve)
+
+    @property
+    def max_ram_bytes(self) -> int | None:
+        return _bytes_or_none(self.max_ram)
 
 
 KEYS: tuple[str, ...] = Settings.__struct_fields__
 """Every setting, in the order of `Settings`."""
 
 
-def _bytes_of(text: str) -> int:
+def _bytes_or_none(text: str | None) -> int | None:
+    return None if text is None else bytes_of(text)
+
+
+def bytes_of(text: str) -> int:
+    """Return the bytes of a `Size`."""
     power = "kmgt".find(text[-1].lower()) + 1
     return int(float(text.rstrip("kKmMgGtT")) * 1024**power)

@@ -11,11 +11,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from edgeapp import hardware, paths
-from edgeapp.doctor import engine, gpu, host, models, terminal
+from edgeapp.doctor import engine, gpu, host, models, predictions, terminal
 from edgeapp.doctor.finding import Finding
+from edgeapp.profiles.predictions import last_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_N_PROGRAMS = 2
 
 __all__ = ["Finding", "examine"]
 
@@ -27,13 +30,16 @@ def examine() -> Iterator[Finding]:
     yield engine.check_engine(answer)
     yield gpu.check_gpu(reading, answer)
     yield gpu.check_cuda_toolkit(gpu.find_cuda_toolkit(), reading, answer)
+    yield from map(gpu.check_vram, gpu.sample_cards())
     machine = hardware.read_host()
     yield host.check_cpu(machine)
-    yield host.check_ram(machine)
+    yield host.check_ram(machine, hardware.biggest_programs(_N_PROGRAMS))
+    yield host.check_swap(machine)
     yield host.check_disk(paths.models_dir(), host.free_disk_bytes(paths.models_dir()))
     for name, folder in host.folders().items():
         yield host.check_writable(name, folder)
     yield terminal.check_terminal(terminal.read_terminal())
     yield terminal.check_colours(os.environ)
     yield models.check_demo(models.find_demo_model())
+    yield predictions.check_predictions(last_records())
     yield from models.examine_settings()

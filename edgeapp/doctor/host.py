@@ -12,13 +12,14 @@ from edgeapp import paths
 from edgeapp.doctor.finding import GIB, Finding, in_gib, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from edgeapp.doctor.finding import Level
-    from edgeapp.hardware import Host
+    from edgeapp.hardware import Host, ProgramMemory
 
 _MIN_PYTHON = (3, 11)
 _LOW_RAM_BYTES = 2 * GIB  # a small model with its context
+_MUCH_SWAP_BYTES = 2 * GIB
 _LOW_DISK_BYTES = 10 * GIB  # one 4-bit model of the size this application is made for
 _NO_DISK_BYTES = 1 * GIB
 
@@ -36,12 +37,27 @@ def check_cpu(host: Host) -> Finding:
     return Finding(check="cpu", level="ok", found=f"{host.cpu_model}: {threads}")
 
 
-def check_ram(host: Host) -> Finding:
+def check_ram(host: Host, programs: Sequence[ProgramMemory] = ()) -> Finding:
+    """Judge whether RAM is left for a model. `programs` are those that hold most, the biggest first."""
     found = f"{in_gib(host.available_ram_bytes)} of {in_gib(host.total_ram_bytes)} available"
     if host.available_ram_bytes < _LOW_RAM_BYTES:
-        fix = "close other programs, or choose a smaller model"
+        names = ", ".join(f"{program.name} holds {in_gib(program.used_bytes)}" for program in programs)
+        fix = "close other programs, or choose a smaller model" + (f"; {names}" if names else "")
         return Finding(check="ram", level="warn", found=found, fix=fix)
     return Finding(check="ram", level="ok", found=found)
+
+
+def check_swap(host: Host) -> Finding:
+    """Judge whether the system had to move much of its memory to disk."""
+    if not host.total_swap_bytes:
+        found = "none; when RAM is full, the system ends a program"
+        return Finding(check="swap", level="ok", found=found)
+    used_bytes = max(host.total_swap_bytes - host.free_swap_bytes, 0)
+    found = f"{in_gib(used_bytes)} of {in_gib(host.total_swap_bytes)} in use"
+    if used_bytes < _MUCH_SWAP_BYTES:
+        return Finding(check="swap", level="ok", found=found)
+    fix = "close other programs: weights that were swapped out make answers many times slower"
+    return Finding(check="swap", level="warn", found=found, fix=fix)
 
 
 def check_disk(folder: Path, free_bytes: int) -> Finding:

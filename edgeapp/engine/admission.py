@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from edgeapp.engine.constraint import Constraint, ConstraintFactory
     from edgeapp.engine.draft_model import DraftModel
     from edgeapp.engine.drafting import Source
-    from edgeapp.engine.kv import KvCache, Sequence
+    from edgeapp.engine.kv import KvCache
     from edgeapp.engine.model import LoadedModel
     from edgeapp.engine.presets import PresetPrefixes
     from edgeapp.engine.prompts import Prompt
+    from edgeapp.engine.sequence import Sequence
     from edgeapp.protocol import Event, Generate
 
 Stop = Callable[["Sequence"], None]

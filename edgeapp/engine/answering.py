@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from edgeapp.engine.constraint import Constraint
     from edgeapp.engine.delta_writer import DeltaWriter
     from edgeapp.engine.drafting import Drafter
-    from edgeapp.engine.kv import KvCache, Sequence
+    from edgeapp.engine.kv import KvCache
     from edgeapp.engine.model import LoadedModel
     from edgeapp.engine.prompts import Prompt
     from edgeapp.engine.sampler import Sampler
     from edgeapp.engine.scheduler import Share
+    from edgeapp.engine.sequence import Sequence
     from edgeapp.protocol import Event, FinishReason, Generate, TokenLogprob
 
 

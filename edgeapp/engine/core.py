@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
@@ -17,25 +16,29 @@ from edgeapp.engine.admission import Admission
 from edgeapp.engine.batch_cost import BatchCost
 from edgeapp.engine.constraint import ConstraintFactory
 from edgeapp.engine.embedding import Embedder
+from edgeapp.engine.kept_state import KeptState
 from edgeapp.engine.kv import KvCache
 from edgeapp.engine.loop import DecodeLoop, failed
 from edgeapp.engine.measurement import Measurement
 from edgeapp.engine.prefix_store import PrefixStore
 from edgeapp.engine.presets import PresetPrefixes
 from edgeapp.engine.solo import Solo
-from edgeapp.errors import EdgeappError, EngineError, ModelError
+from edgeapp.errors import EdgeappError, EngineError
 from edgeapp.protocol import (
     AdapterLoaded,
     AdapterUnloaded,
     Collect,
     CountTokens,
     Detokenize,
+    DropCaches,
+    Dropped,
     Embed,
     Evaluate,
     Event,
     Generate,
     LiveSet,
     LoadAdapter,
+    Park,
     ReadExpertUsage,
     SetLive,
     TokenCount,
@@ -48,14 +51,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from edgeapp.engine.draft_model import DraftModel
+    from edgeapp.engine.kept_state import Leaving
     from edgeapp.engine.model import LoadedModel
-    from edgeapp.engine.prefix_disk import PrefixDisk
     from edgeapp.protocol import Load
 
 Measure: TypeAlias = Evaluate | Collect | WriteImatrix | ReadExpertUsage
 """Needs the whole context, so it waits until nobody answers."""
 WorkRequest: TypeAlias = (
-    Generate | Tokenize | Detokenize | CountTokens | Embed | LoadAdapter | UnloadAdapter | SetLive | Measure
+    Generate
+    | Tokenize
+    | Detokenize
+    | CountTokens
+    | Embed
+    | LoadAdapter
+    | UnloadAdapter
+    | SetLive
+    | DropCaches
+    | Park
+    | Measure
 )
 
 
@@ -80,11 +93,16 @@ class Core:
         self._model = model
         self._emit = emit
         self._adapters = Adapters(model.handle, model.path)
+        self._kept = KeptState(model, load)
+        parked = self._kept.parked()
+        self.n_conversations = len(parked) if parked is not None else 0
+        """How many an earlier worker left for this one."""
         self._kv = KvCache(
             model.context,
             n_sequences=model.n_sequences,
             store=PrefixStore(load.cache_ram_bytes),
             is_unified=model.is_unified,
+            parked=parked,
         )
         self._constraints = ConstraintFactory(model.vocab)
         admission = Admission(
@@ -92,7 +110,7 @@ class Core:
             kv=self._kv,
             adapters=self._adapters,
             constraints=self._constraints,
-            presets=PresetPrefixes(model, self._kv, partial(_disk, model, load)),
+            presets=PresetPrefixes(model, self._kv, self._kept.prefixes),
             batch_cost=BatchCost(),
             draft_model=self._draft_model(model, load),
             emit=emit,
@@ -100,7 +118,9 @@ class Core:
         )
         self._loop = DecodeLoop(model, self._kv, admission, emit=emit, is_called=is_called)
         self._measurement = Measurement(model, Solo(model, self._kv, is_cancelled=is_cancelled), emit=emit)
-        self._measures: deque[Measure] = deque()
+        self._measures: deque[Measure | Park] = deque()
+        self.leaving: Leaving | None = None
+        """Set once conversations were parked: the model is to be freed, then this is to be called."""
         self._embedder = Embedder(
             model.handle,
             n_ctx=model.n_ctx,
@@ -123,7 +143,6 @@ class Core:
                 n_kv=model.n_kv,
                 n_sequences=model.n_sequences,
                 n_threads=model.n_threads,
-                n_gpu_layers=load.n_gpu_layers,
             )
         )
 
@@ -162,17 +181,27 @@ class Core:
                 self._emit(self._count(request))
             case Embed():
                 self._embeds.append((request.id, text_requests.embed(vocab, self._embedder, request)))
+            case LoadAdapter() | UnloadAdapter() | SetLive() | DropCaches():
+                self._emit(self._done(request))
+            case Evaluate() | Collect() | WriteImatrix() | ReadExpertUsage() | Park():
+                self._measures.append(request)
+            case _:
+                assert_never(request)
+
+    def _done(self, request: LoadAdapter | UnloadAdapter | SetLive | DropCaches) -> Event:
+        match request:
             case LoadAdapter(name=name):
                 n_tensors = self._adapters.load(name, Path(request.path))
-                self._emit(AdapterLoaded(id=request.id, name=name, n_tensors=n_tensors))
+                return AdapterLoaded(id=request.id, name=name, n_tensors=n_tensors)
             case UnloadAdapter(name=name):
                 self._adapters.unload(name, in_use=self._loop.adapters_in_use())
-                self._emit(AdapterUnloaded(id=request.id, name=name))
+                return AdapterUnloaded(id=request.id, name=name)
             case SetLive():
                 self._loop.watch_experts(live=request.expert_usage)
-                self._emit(LiveSet(id=request.id))
-            case Evaluate() | Collect() | WriteImatrix() | ReadExpertUsage():
-                self._measures.append(request)
+                return LiveSet(id=request.id)
+            case DropCaches():
+                n_dropped, n_bytes = self._kv.drop_idle()
+                return Dropped(id=request.id, n_conversations=n_dropped, bytes=n_bytes)
             case _:
                 assert_never(request)
 
@@ -208,11 +237,14 @@ class Core:
             self._embeds.popleft()
             self._emit(failed(request_id, problem))
 
-    def _measure(self, request: Measure) -> None:
+    def _measure(self, request: Measure | Park) -> None:
         self._measuring = frozenset((request.id,))
         self._adapters.apply(self._model.context, ())
         try:
-            self._emit(self._measured(request))
+            if isinstance(request, Park):
+                self.leaving = self._kept.park(request, self._kv.conversations())
+            else:
+                self._emit(self._measured(request))
         except EdgeappError as problem:
             self._emit(failed(request.id, problem))
         except OSError as problem:
@@ -246,16 +278,3 @@ def _unwritable(problem: OSError) -> EngineError:
         f"A file of the measurement cannot be written: {problem.strerror or problem}.",
         hint="The disk may be full.",
     )
-
-
-def _disk(model: LoadedModel, load: Load) -> PrefixDisk | None:
-    if not load.prefix_folder:
-        return None
-    # Hashing is needed by nobody else here.
-    from edgeapp.engine.prefix_disk import PrefixDisk, model_key
-
-    try:
-        key = model_key(model.path, kv_type=load.kv_type, n_expert_used=model.n_expert_used)
-    except (OSError, ModelError):  # the file has gone since it was loaded
-        return None
-    return PrefixDisk(Path(load.prefix_folder), key)

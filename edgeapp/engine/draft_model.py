@@ -145,17 +145,14 @@ def load_draft_model(
     n_kv: int,
     n_sequences: int,
     n_threads: int,
-    n_gpu_layers: int = 0,
-    use_mmap: bool = True,
 ) -> Iterator[DraftModel]:
-    """Load a model that drafts for one with the vocabulary `target`; free it afterwards.
+    """Load a model that drafts for one with the vocabulary `target`, on the CPU; free it afterwards.
 
     Raise `UsageError` when the vocabularies differ, `UnsupportedModel` when it cannot forget a rejected
     token, else what `bindings.load_model` raises.
     """
-    options = ModelOptions(n_gpu_layers=n_gpu_layers, cpu_experts=False, use_mmap=use_mmap)
     with ExitStack() as stack:
-        handle = bindings.load_model(path, options, lambda _fraction: True)
+        handle = bindings.load_model(path, ModelOptions(), lambda _fraction: True)
         stack.callback(bindings.free_model, handle)
         n_vocab = _shared_vocabulary(target, Vocab(bindings.get_vocab(handle)))
         context = bindings.new_context(

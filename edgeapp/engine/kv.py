@@ -8,19 +8,20 @@ prompt and no answer.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgeapp.engine import bindings
-from edgeapp.engine.checkpoints import Checkpoints
 from edgeapp.engine.prefix import common_length, rest_of
 from edgeapp.engine.prefix_store import SavedSequence
+from edgeapp.engine.saved_conversations import SavedConversations
+from edgeapp.engine.sequence import Sequence
 from edgeapp.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from edgeapp.engine.bindings import ContextHandle
+    from edgeapp.engine.park import ParkedConversations
     from edgeapp.engine.prefix_store import PrefixStore
 
 MIN_SHARED = 16
@@ -28,26 +29,11 @@ MIN_SHARED = 16
 tokens of its template."""
 
 
-@dataclass(kw_only=True, eq=False)
-class Sequence:
-    """One sequence of the context. `key` names the adapters its KV was computed with."""
-
-    id: int
-    tokens: list[int] = field(default_factory=list)
-    rendered: bytes = b""
-    """The text that the tokens spell, as bytes, because one may end inside a character; empty if unknown."""
-    key: str = ""
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    n_shared: int = 0
-    """How many of the tokens share their cells with the sequence they were copied from."""
-    is_busy: bool = False
-    used_at: int = 0
-
-
 class KvCache:
     """All sequences of one context.
 
-    `is_unified` says that they share one pool of cells; else each has a stream of its own.
+    `is_unified` says that they share one pool of cells; else each has a stream of its own. `parked` are
+    conversations of an earlier worker.
     """
 
     def __init__(
@@ -57,10 +43,11 @@ class KvCache:
         n_sequences: int,
         store: PrefixStore,
         is_unified: bool,
+        parked: ParkedConversations | None = None,
     ) -> None:
         self._context = context
         self._kind = bindings.memory_kind(context)
-        self._store = store
+        self._saved = SavedConversations(store, parked)
         self._clock = itertools.count(1)
         self.is_unified = is_unified
         self.sequences = tuple(Sequence(id=n) for n in range(n_sequences))
@@ -75,10 +62,10 @@ class KvCache:
         """
         data = prompt.encode()
         known: list[Sequence | SavedSequence] = [s for s in self.sequences if not s.is_busy]
-        known += self._store
+        known += self._saved
         for one in sorted(known, key=lambda one: len(one.rendered), reverse=True):
             rest = rest_of(data, one.rendered) if one.key == key else None
-            if rest is not None:
+            if rest is not None and (isinstance(one, Sequence) or self._saved.is_true(one)):
                 return list(one.tokens), rest
         return None
 
@@ -90,9 +77,10 @@ class KvCache:
         """
         most = len(tokens) - 1
         source, n_common = self._best(key, tokens, most)
-        stored = self._store.longest(key, tokens[:most])
-        if stored is not None and stored[1] > max(n_common, len(saved.tokens) if saved else 0):
-            sequence = self._restored(self._store.take(stored[0]))
+        n_known = max(n_common, len(saved.tokens) if saved else 0)
+        stored = self._saved.take(key, tokens[:most], n_known=n_known)
+        if stored is not None:
+            sequence = self._restored(stored)
         elif saved is not None and len(saved.tokens) > n_common:
             sequence = self._restored(saved)
         elif source is None:
@@ -258,6 +246,31 @@ class KvCache:
         self._occupy(sequence, saved.key)
         return sequence
 
+    # Leaving ---------------------------------------------------------------------------------------------
+
+    def conversations(self) -> Iterator[SavedSequence]:
+        """Yield all that no answer uses, the least recently used first, each as bytes of its own."""
+        yield from self._saved.handed_over()
+        for sequence in self._idle():
+            if len(sequence.tokens) >= MIN_SHARED:
+                yield self.saved(sequence)
+
+    def drop_idle(self) -> tuple[int, int]:
+        """Forget all conversations but the last one; return how many, and the host memory they held.
+
+        The last one is most likely the one that is continued.
+        """
+        n_dropped, n_bytes = self._saved.clear()
+        for sequence in self._idle()[:-1]:
+            self.forget(sequence)
+            n_dropped += 1
+        return n_dropped, n_bytes
+
+    def _idle(self) -> list[Sequence]:
+        """Return the sequences that hold something for nobody in particular, the oldest first."""
+        idle = [sequence for sequence in self.sequences if not sequence.is_busy and sequence.tokens]
+        return sorted(idle, key=lambda sequence: sequence.used_at)
+
     @property
     def n_busy_cells(self) -> int:
         """About how many tokens of the KV cache cannot be given up."""
@@ -267,15 +280,15 @@ class KvCache:
 
     def make_room(self) -> bool:
         """Move the least recently used idle sequence out of the KV cache; False when there is none."""
-        idle = [s for s in self.sequences if not s.is_busy and s.tokens]
+        idle = self._idle()
         if not idle:
             return False
-        self._evict(min(idle, key=lambda s: s.used_at))
+        self._evict(idle[0])
         return True
 
     def _evict(self, sequence: Sequence) -> None:
-        if sequence.tokens and self._store.capacity_bytes:
-            self._store.put(self.saved(sequence))
+        if sequence.tokens and self._saved.has_room:
+            self._saved.put(self.saved(sequence))
         self.forget(sequence)
 
     def saved(self, sequence: Sequence) -> SavedSequence:

@@ -17,10 +17,16 @@ from edgeapp.engine.bindings import (
     AbortFlag,
     Batch,
     ContextHandle,
-    ContextOptions,
     ModelHandle,
-    ModelOptions,
     VocabHandle,
+)
+from edgeapp.engine.load_options import (
+    context_options,
+    is_unified,
+    model_options,
+    n_outputs,
+    n_sequences,
+    padded,
 )
 from edgeapp.engine.templates import MARK, ChatTemplate
 from edgeapp.errors import UnsupportedModel
@@ -29,13 +35,6 @@ from edgeapp.protocol import Load, LoadPhase, Message, Tool
 if TYPE_CHECKING:
     from edgeapp.engine.collector import Collector
     from edgeapp.engine.expert_usage import ExpertUsageCounter
-
-CTX_STEP = 256  # llama.cpp rounds a context up to this (llama-context.cpp, GGML_PAD(n_ctx, 256))
-SPARE_SEQUENCES = 4
-"""Conversations that stay in the KV cache beside those that are being answered."""
-MIN_STREAMS = 6
-DRAFT_ROWS = 15
-"""Drafted tokens whose logits one decode can return."""
 
 OnProgress = Callable[[LoadPhase, float], None]
 
@@ -126,6 +125,8 @@ class LoadedModel:
     n_expert_used: int
     n_embd: int
     desc: str
+    device: str
+    """The GPU that is used; empty is none."""
 
     def render(
         self,
@@ -149,17 +150,10 @@ class LoadedModel:
 def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
     """Load weights, create the context, run one warm-up token; free everything afterwards.
 
-    Raise `NotEnoughMemory`, `UnsupportedModel` or `LoadFailed`.
+    Raise `NotEnoughMemory`, `UnsupportedModel`, `LoadFailed`, or `UsageError` for a device that there is not.
     """
     with ExitStack() as stack:
-        options = ModelOptions(
-            n_gpu_layers=request.n_gpu_layers,
-            cpu_experts=request.cpu_experts,
-            use_mmap=request.use_mmap,
-            repack=request.repack,
-            replaced=_replaced(request),
-        )
-        handle = bindings.load_model(request.path, options, _percent_steps(on_progress))
+        handle = bindings.load_model(request.path, model_options(request), _percent_steps(on_progress))
         stack.callback(bindings.free_model, handle)
         if not bindings.model_has_decoder(handle):
             raise UnsupportedModel(
@@ -175,7 +169,7 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
         watching = collector or expert_usage
         context = bindings.new_context(
             handle,
-            _context_options(request, can_truncate=can_truncate),
+            context_options(request, can_truncate=can_truncate),
             # An aborted micro-batch would have been added up in part, or could not be taken back.
             abort=abort if can_truncate and not collector else None,
             watch=watching.callback if watching else None,
@@ -192,22 +186,23 @@ def load(request: Load, on_progress: OnProgress) -> Iterator[LoadedModel]:
             context=context,
             batch=Batch(n_batch),
             abort=abort,
-            n_ctx=min(n_kv, _padded(request.n_ctx)),
+            n_ctx=min(n_kv, padded(request.n_ctx)),
             n_kv=n_kv,
             n_ctx_train=bindings.model_n_ctx_train(handle),
             n_batch=n_batch,
             n_parallel=request.n_parallel,
-            is_unified=_is_unified(request),
-            n_sequences=_n_sequences(request, can_truncate=can_truncate),
+            is_unified=is_unified(request),
+            n_sequences=n_sequences(request, can_truncate=can_truncate),
             can_truncate=can_truncate,
             n_threads=request.n_threads,
-            n_outputs=_n_outputs(request),
+            n_outputs=n_outputs(request),
             collector=collector,
             expert_usage=expert_usage,
             n_expert=n_expert,
             n_expert_used=request.n_expert_used or _count(handle, "expert_used_count"),
             n_embd=bindings.model_n_embd(handle),
             desc=bindings.model_desc(handle),
+            device=request.device,
         )
         on_progress("warmup", 0.0)
         _warm_up(model)
@@ -224,15 +219,6 @@ def _template(handle: ModelHandle, vocab: Vocab) -> ChatTemplate:
     )
 
 
-def _replaced(request: Load) -> tuple[tuple[str, int], ...]:
-    if not request.n_expert_used:
-        return ()
-    # The header's parser is needed by nobody else here.
-    from edgeapp.engine.expert_override import expert_override
-
-    return (expert_override(Path(request.path), request.n_expert_used),)
-
-
 def _count(handle: ModelHandle, key: str) -> int:
     """Return a number of the header; 0 where there is none, or one for each layer."""
     value = bindings.model_arch_value(handle, key) or ""
@@ -244,57 +230,6 @@ def _expert_usage(n_expert: int) -> ExpertUsageCounter:
     from edgeapp.engine.expert_usage import ExpertUsageCounter
 
     return ExpertUsageCounter(n_expert=n_expert)
-
-
-def _context_options(request: Load, *, can_truncate: bool) -> ContextOptions:
-    return ContextOptions(
-        n_ctx=_n_cells(request),
-        is_unified=_is_unified(request),
-        n_sequences=_n_sequences(request, can_truncate=can_truncate),
-        n_batch=_n_ubatch(request),
-        n_ubatch=_n_ubatch(request),
-        n_threads=request.n_threads,
-        n_outputs=_n_outputs(request),
-        kv_type=request.kv_type,
-    )
-
-
-def _n_sequences(request: Load, *, can_truncate: bool) -> int:
-    """Every sequence of a recurrent model has memory of its own; those of a KV cache share its cells."""
-    can_share = can_truncate and _is_unified(request)
-    return request.n_parallel + (SPARE_SEQUENCES if can_share else 0)
-
-
-def _is_unified(request: Load) -> bool:
-    """One pool of cells, unless it is large enough for a part for each of many answers.
-
-    Masked cells of the others cost time: with 16 answers of 600 tokens a pool decodes 0.74 times the tokens,
-    with 4 it is the faster one (measured on two CPU cores).
-    """
-    return request.n_parallel < MIN_STREAMS or request.n_kv < request.n_parallel * request.n_ctx
-
-
-def _n_cells(request: Load) -> int:
-    if _is_unified(request):
-        return request.n_kv or request.n_ctx
-    return request.n_parallel * _padded(request.n_ctx)
-
-
-def _padded(n_ctx: int) -> int:
-    return -(-n_ctx // CTX_STEP) * CTX_STEP
-
-
-def _n_outputs(request: Load) -> int:
-    """Every token needs logits where activations are collected, or the last layer would skip it."""
-    if request.collect:
-        return _n_ubatch(request)
-    n_outputs = request.n_outputs or request.n_parallel + DRAFT_ROWS
-    return min(max(n_outputs, request.n_parallel + SPARE_SEQUENCES), _n_ubatch(request))
-
-
-def _n_ubatch(request: Load) -> int:
-    """llama.cpp reserves logits for a token of every sequence (llama-context.cpp, graph_reserve)."""
-    return max(request.n_ubatch, request.n_parallel + SPARE_SEQUENCES)
 
 
 def _collector() -> Collector:

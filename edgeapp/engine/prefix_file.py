@@ -62,21 +62,22 @@ def _length(value: int) -> bytes:
     return value.to_bytes(_LENGTH_BYTES, "little")
 
 
-def write(path: Path, content: Sequence[bytes | bytearray]) -> None:
-    """Write `content` into the existing file `path` and wait until it is on the disk. Raise `OSError`."""
+def write(path: Path, content: Sequence[bytes | bytearray], *, is_lasting: bool = True) -> None:
+    """Write `content` into the existing file `path`. Raise `OSError`.
+
+    `is_lasting` waits until it is on the disk.
+    """
     with path.open("r+b") as file:
         file.writelines(content)
         file.flush()
-        os.fsync(file.fileno())
+        if is_lasting:
+            os.fsync(file.fileno())
 
 
 def read(path: Path, *, model_key: str, key: str, packed: bytes) -> SavedSequence:
     """Return the sequence of exactly these tokens. Raise `Damaged`, or `OSError` when there is none."""
     with _VerifiedFile(path) as file:
-        try:
-            header = _read_header(file)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
-            raise Damaged from problem
+        header = _read_header(file)
         if (header.model_key, header.key) != (model_key, key):
             raise Damaged
         if file.take(header.n_tokens * TOKEN_BYTES) != packed:
@@ -88,13 +89,33 @@ def read(path: Path, *, model_key: str, key: str, packed: bytes) -> SavedSequenc
     return SavedSequence(key=key, tokens=tokens, rendered=rendered, data=data, n_least=header.n_least)
 
 
+def read_subject(path: Path, *, model_key: str) -> SavedSequence:
+    """Return what the file is about, without its state, in a moment. Raise `Damaged` or `OSError`.
+
+    Its sum has not been computed: only `read` tells whether it is true.
+    """
+    with _VerifiedFile(path) as file:
+        header = _read_header(file)
+        if header.model_key != model_key:
+            raise Damaged
+        packed = bytes(file.take(header.n_tokens * TOKEN_BYTES))
+        rendered = bytes(file.take(header.n_rendered_bytes))
+        if header.n_data_bytes != file.left_bytes:
+            raise Damaged
+    tokens = tuple(memoryview(packed).cast("i"))
+    return SavedSequence(key=header.key, tokens=tokens, rendered=rendered, data=b"", n_least=header.n_least)
+
+
 def _read_header(file: _VerifiedFile) -> _Header:
     if file.take(len(_MAGIC) + _LENGTH_BYTES) != _MAGIC + _length(_VERSION):
         raise Damaged
     n_header_bytes = int.from_bytes(file.take(_LENGTH_BYTES), "little")
     if n_header_bytes > _MAX_HEADER_BYTES:
         raise Damaged
-    return msgspec.json.decode(file.take(n_header_bytes), type=_Header)
+    try:
+        return msgspec.json.decode(file.take(n_header_bytes), type=_Header)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
+        raise Damaged from problem
 
 
 class _VerifiedFile:
@@ -113,6 +134,11 @@ class _VerifiedFile:
 
     def __exit__(self, *_problem: object) -> None:
         os.close(self._descriptor)
+
+    @property
+    def left_bytes(self) -> int:
+        """What can still be taken."""
+        return self._left_bytes
 
     def take(self, n_bytes: int) -> bytearray:
         """Return the next `n_bytes`, never more than the file has."""

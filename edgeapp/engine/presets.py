@@ -15,10 +15,11 @@ from edgeapp.protocol import Message
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgeapp.engine.kv import KvCache, Sequence
+    from edgeapp.engine.kv import KvCache
     from edgeapp.engine.model import LoadedModel
     from edgeapp.engine.prefix_disk import PrefixDisk
     from edgeapp.engine.prefix_store import SavedSequence
+    from edgeapp.engine.sequence import Sequence
     from edgeapp.protocol import Generate
 
 MIN_TOKENS = 32

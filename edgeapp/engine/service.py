@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeapp import protocol
-from edgeapp.engine import bindings, model, template_check
+from edgeapp.engine import bindings, model, probe, template_check
 from edgeapp.engine.core import Core
 from edgeapp.engine.loop import failed
 from edgeapp.errors import EdgeappError, EngineError
@@ -32,8 +32,10 @@ from edgeapp.protocol import (
     Load,
     Loaded,
     LoadPhase,
+    MeasureMachine,
     Memory,
     Notice,
+    Probe,
     Progress,
     Shutdown,
 )
@@ -41,6 +43,7 @@ from edgeapp.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgeapp.engine.kept_state import Leaving
     from edgeapp.engine.model import LoadedModel
 
 HEARTBEAT_S = 0.5
@@ -50,6 +53,7 @@ HEARTBEAT_S = 0.5
 def serve(events_fd: int) -> None:
     """Say hello on `events_fd`, then answer requests from stdin until `Shutdown` or the end of input."""
     bindings.start()
+    bindings.register_rpc_servers()
     service = Service(events_fd)
     service.emit(
         Hello(
@@ -92,7 +96,7 @@ class Service:
             return
         with self._write_lock:
             if isinstance(event, Done):
-                self._unwritten += protocol.encode(_memory(event.id))
+                self._unwritten += protocol.encode(self._memory(event.id))
             self._unwritten += protocol.encode(event)
         if isinstance(event, Progress):  # a measurement is one long step
             self._flush()
@@ -106,6 +110,12 @@ class Service:
             self._written_s = time.monotonic()
             while line:
                 line = line[os.write(self._events_fd, line) :]
+
+    def _memory(self, request_id: int) -> Memory:
+        """Ask only the device in use: one that is lost, or behind a network, costs time or the worker."""
+        device = self._model.device if self._model is not None else ""
+        gpus = (bindings.device(bindings.gpu_handle(device)),) if device else ()
+        return Memory(id=request_id, rss_bytes=_rss_bytes(), devices=gpus)
 
     # Reader thread ---------------------------------------------------------------------------------------
 
@@ -156,8 +166,17 @@ class Service:
                     self._take(request, stack)
                 if self._core is not None and self._core.is_busy:
                     self._core.step()
+                if self._core is not None and self._core.leaving is not None:
+                    self._leave(self._core.leaving, stack)
                 self._flush()
             self._model = self._core = None
+
+    def _leave(self, write: Leaving, stack: ExitStack) -> None:
+        """Free the model first: whoever asked for that needs its memory, and can wait for the files."""
+        self._model = self._core = None
+        stack.close()
+        for event in write():
+            self._collect(event)
 
     def _arrived(self) -> Iterator[AnyRequest]:
         """Yield what has arrived; wait for something when there is nothing else to do."""
@@ -175,9 +194,9 @@ class Service:
                 if self._core is not None:
                     self._core.cancel(target)
                 self._cancelled.discard(target)
-            case Load():
+            case Load() | Probe() | MeasureMachine():
                 try:
-                    self._load(request, stack)
+                    self._first(request, stack)
                 except EdgeappError as problem:
                     self._collect(failed(request.id, problem))
             case _ if self._core is None:
@@ -185,9 +204,22 @@ class Service:
             case _:
                 self._core.take(request)
 
-    def _load(self, request: Load, stack: ExitStack) -> None:
+    def _first(self, request: Load | Probe | MeasureMachine, stack: ExitStack) -> None:
+        """Answer what only a worker without a model may be asked."""
         if self._model is not None:
             raise EngineError("A model is loaded already.", hint="Start another worker for another model.")
+        match request:
+            case Load():
+                self._load(request, stack)
+            case Probe():
+                self._collect(probe.probe(request))
+            case MeasureMachine():
+                # The measurement is nothing that a chat would need.
+                from edgeapp.engine.machine_speed import measure
+
+                self._collect(measure(request))
+
+    def _load(self, request: Load, stack: ExitStack) -> None:
         started_s = time.perf_counter()
 
         def on_progress(phase: LoadPhase, fraction: float) -> None:
@@ -216,8 +248,9 @@ class Service:
             )
         for remark in template_check.check(loaded.template, loaded.vocab):
             self._collect(Notice(id=request.id, code=remark.code, message=remark.message, hint=remark.hint))
-        self._collect(_memory(request.id))
-        self._collect(_loaded(request, loaded, load_s=load_s))
+        self._collect(self._memory(request.id))
+        told = _loaded(request, loaded, load_s=load_s)
+        self._collect(msgspec.structs.replace(told, n_conversations=core.n_conversations))
 
 
 class _Numbered(msgspec.Struct):
@@ -248,13 +281,13 @@ def _loaded(request: Load, loaded: LoadedModel, *, load_s: float) -> Loaded:
         bos=facts.bos if facts.add_bos else None,
         n_threads=loaded.n_threads,
         template=loaded.template.origin,
+        buffers=bindings.memory_use(loaded.context),
         load_s=load_s,
         model_desc=loaded.desc,
     )
 
 
-def _memory(request_id: int) -> Memory:
+def _rss_bytes() -> int:
     with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - one read per answer
         resident_pages = int(statm.read().split()[1])
-    gpus = tuple(device for device in bindings.devices() if device.kind in ("gpu", "igpu"))
-    return Memory(id=request_id, rss_bytes=resident_pages * os.sysconf("SC_PAGE_SIZE"), devices=gpus)
+    return resident_pages * os.sysconf("SC_PAGE_SIZE")

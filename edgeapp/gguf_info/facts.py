@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 from edgeapp.cleantext import clean_line
 from edgeapp.errors import InvalidModel
 from edgeapp.gguf_arch import RECURRENT_ARCHITECTURES
+from edgeapp.gguf_info.cache_layers import CacheLayout, cache_layout
 from edgeapp.gguf_info.ggml_types import FILE_TYPES
 from edgeapp.gguf_info.header import Header, Span, Tensor
-from edgeapp.gguf_info.hyperparameters import Hyperparameters, read_hyperparameters
+from edgeapp.gguf_info.hyperparameters import Fields, Hyperparameters, read_hyperparameters
 from edgeapp.gguf_info.kind import require_model
+from edgeapp.gguf_info.layer_bytes import TensorBytes
+from edgeapp.gguf_info.layer_bytes import tensor_bytes as sum_tensors
 from edgeapp.gguf_info.parts import read_parts
 from edgeapp.gguf_info.vocabulary import Vocabulary, read_vocabulary
 
@@ -39,14 +42,6 @@ _SOURCE_KEYS = (
     "general.url",
     "general.base_model.0.repo_url",
     "general.base_model.0.name",
-)
-_ENCODER_DECODER = frozenset({"t5", "t5encoder"})
-# Keys that say that not every layer keeps n_head_kv × head_dim values of every token.
-_UNUSUAL_CACHE_KEYS = (
-    "attention.kv_lora_rank",  # multi-head latent attention
-    "attention.key_length_swa",
-    "attention.shared_kv_layers",
-    "ssm.state_size",
 )
 
 
@@ -81,6 +76,8 @@ class GgufInfo:
     n_expert_used: int
     """The most that any layer uses; 0 in a dense model."""
     n_layer: int
+    n_layer_nextn: int
+    """Of these, layers that only multi-token prediction uses; they are not loaded."""
     n_embd: int
     n_head: int
     n_head_kv: int
@@ -107,7 +104,12 @@ class GgufInfo:
     dense_bytes: int
     bits_per_weight: float
     kv_bytes_per_token: int | None
-    """KV cache of one token in F16, every layer attending to everything; None when the header cannot tell."""
+    """KV cache of one token in F16, every layer attending to everything; None when no layer has attention."""
+    is_recurrent: bool
+    """Some layers keep a state of the whole text, which cannot be cut."""
+    n_expert_used_by_layer: tuple[int, ...]
+    cache: CacheLayout
+    tensors: TensorBytes
     alignment_bytes: int
     gguf_version: int
 
@@ -151,6 +153,8 @@ def _assemble(
     tensor_bytes = sum(tensor.n_bytes for tensor in tensors)
     expert_bytes = sum(tensor.n_bytes for tensor in tensors if tensor.is_routed_expert)
     template = header.text_bytes(_CHAT_TEMPLATE) or b""
+    is_causal = header.values.get(f"{arch}.attention.causal") is not False
+    cache = cache_layout(Fields(header, arch), arch, hyper, is_causal=is_causal)
     return GgufInfo(
         path=header.path,
         parts=tuple(part.path for part in parts),
@@ -164,6 +168,7 @@ def _assemble(
         n_expert=hyper.n_expert,
         n_expert_used=max(hyper.n_expert_used_by_layer),
         n_layer=hyper.n_layer,
+        n_layer_nextn=hyper.n_layer_nextn,
         n_embd=hyper.n_embd,
         n_head=max(hyper.n_head_by_layer),
         n_head_kv=max(hyper.n_head_kv_by_layer),
@@ -184,7 +189,11 @@ def _assemble(
         expert_bytes=expert_bytes,
         dense_bytes=tensor_bytes - expert_bytes,
         bits_per_weight=tensor_bytes * 8 / parameters,
-        kv_bytes_per_token=_kv_bytes_per_token(header, arch, hyper),
+        kv_bytes_per_token=sum(layer.token_values for layer in cache.layers) * _F16_BYTES or None,
+        is_recurrent=arch in RECURRENT_ARCHITECTURES,
+        n_expert_used_by_layer=hyper.n_expert_used_by_layer,
+        cache=cache,
+        tensors=sum_tensors(tensors, hyper.n_layer),
         alignment_bytes=header.alignment_bytes,
         gguf_version=header.gguf_version,
     )
@@ -221,21 +230,6 @@ def _tensor_types(tensors: Iterable[Tensor]) -> tuple[TensorTypeShare, ...]:
         for name, group in by_name.items()
     ]
     return tuple(sorted(shares, key=lambda share: (-share.bytes, share.name)))
-
-
-def _kv_bytes_per_token(header: Header, arch: str, hyper: Hyperparameters) -> int | None:
-    """Σ over layers of n_head_kv × (head_dim_k + head_dim_v) × 2 bytes (src/llama-kv-cache.cpp).
-
-    Layers for multi-token prediction keep no cache. Sliding windows keep less than this for old tokens.
-    """
-    if arch in RECURRENT_ARCHITECTURES | _ENCODER_DECODER or not any(hyper.n_head_by_layer):
-        return None
-    if any(f"{arch}.{key}" in header.values for key in _UNUSUAL_CACHE_KEYS):
-        return None
-    if header.values.get(f"{arch}.attention.causal") is False:
-        return None  # an encoder keeps no cache
-    n_head_kv = sum(hyper.n_head_kv_by_layer[: hyper.n_layer - hyper.n_layer_nextn])
-    return n_head_kv * (hyper.head_dim_k + hyper.head_dim_v) * _F16_BYTES
 
 
 def _quantization(header: Header) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeapp.errors import InvalidModel
+from edgeapp.gguf_info.header import Span
 from edgeapp.gguf_info.reader import DAMAGED
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS (src/llama-hparams.h)
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
-_MAX_WIDTH = 1 << 20  # embedding, heads and head size: far above any model, small enough to multiply
-_MAX_INT32 = (1 << 31) - 1
+MAX_WIDTH = 1 << 20  # embedding, heads and head size: far above any model, small enough to multiply
+MAX_INT32 = (1 << 31) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +39,15 @@ class Hyperparameters:
 
 def read_hyperparameters(header: Header, arch: str) -> Hyperparameters:
     """Raise `InvalidModel` for a value that is missing, of the wrong type or out of bounds."""
-    fields = _Fields(header, arch)
+    fields = Fields(header, arch)
     n_layer = fields.number("block_count", low=1, high=MAX_LAYERS)
-    n_embd = fields.number("embedding_length", low=1, high=_MAX_WIDTH)
-    n_head = fields.by_layer("attention.head_count", n_layer, high=_MAX_WIDTH)
-    n_head_kv = fields.by_layer("attention.head_count_kv", n_layer, high=_MAX_WIDTH, default=n_head)
+    n_embd = fields.number("embedding_length", low=1, high=MAX_WIDTH)
+    n_head = fields.by_layer("attention.head_count", n_layer, high=MAX_WIDTH)
+    n_head_kv = fields.by_layer("attention.head_count_kv", n_layer, high=MAX_WIDTH, default=n_head)
     most_heads = max(n_head)
     head_dim = n_embd // most_heads if most_heads else 0
     n_expert = fields.number("expert_count", low=0, high=MAX_EXPERTS, default=0)
-    n_expert_used = fields.by_layer("expert_used_count", n_layer, high=_MAX_INT32)
+    n_expert_used = fields.by_layer("expert_used_count", n_layer, high=MAX_INT32)
     _check_heads(header, n_head, n_head_kv)
     _check_experts(header, n_expert, max(n_expert_used))
     _check_expert_groups(header, fields, n_expert)
@@ -54,23 +55,35 @@ def read_hyperparameters(header: Header, arch: str) -> Hyperparameters:
     return Hyperparameters(
         n_layer=n_layer,
         n_layer_nextn=fields.number("nextn_predict_layers", low=0, high=n_layer, default=0),
-        n_ctx_train=fields.number("context_length", low=1, high=_MAX_INT32),
+        n_ctx_train=fields.number("context_length", low=1, high=MAX_INT32),
         n_embd=n_embd,
         n_head_by_layer=n_head,
         n_head_kv_by_layer=n_head_kv,
-        head_dim_k=fields.number("attention.key_length", low=0, high=_MAX_WIDTH, default=head_dim),
-        head_dim_v=fields.number("attention.value_length", low=0, high=_MAX_WIDTH, default=head_dim),
+        head_dim_k=fields.number("attention.key_length", low=0, high=MAX_WIDTH, default=head_dim),
+        head_dim_v=fields.number("attention.value_length", low=0, high=MAX_WIDTH, default=head_dim),
         n_expert=n_expert,
         n_expert_used_by_layer=n_expert_used,
     )
 
 
-class _Fields:
+class Fields:
     """Bounded reads of `{arch}.*` keys."""
 
     def __init__(self, header: Header, arch: str) -> None:
         self._header = header
         self._arch = arch
+
+    def optional(self, name: str, *, high: int = MAX_WIDTH) -> int:
+        """Return a number; 0 where the header does not say it."""
+        return self.number(name, low=0, high=high, default=0)
+
+    def flags(self, name: str) -> tuple[bool, ...] | None:
+        """Return an array of flags by layer; None where there is none, or one number instead."""
+        key = f"{self._arch}.{name}"
+        if not isinstance(self._header.values.get(key), Span):
+            return None
+        values = self._header.integers(key, max_count=MAX_LAYERS)
+        return None if values is None else tuple(map(bool, values))
 
     def number(self, name: str, *, low: int, high: int, default: int | None = None) -> int:
         key = f"{self._arch}.{name}"
@@ -120,9 +133,9 @@ def _check_experts(header: Header, n_expert: int, n_expert_used: int) -> None:
         )
 
 
-def _check_expert_groups(header: Header, fields: _Fields, n_expert: int) -> None:
-    n_groups = fields.number("expert_group_count", low=0, high=_MAX_INT32, default=0)
-    n_used = fields.number("expert_group_used_count", low=0, high=_MAX_INT32, default=0)
+def _check_expert_groups(header: Header, fields: Fields, n_expert: int) -> None:
+    n_groups = fields.number("expert_group_count", low=0, high=MAX_INT32, default=0)
+    n_used = fields.number("expert_group_used_count", low=0, high=MAX_INT32, default=0)
     if n_groups >= max(n_expert, 1):
         raise InvalidModel(f"{header.shown}: {n_groups} groups for {n_expert} experts.", hint=DAMAGED)
     if n_groups > 1 and (n_expert % n_groups or not 0 < n_used < n_groups):

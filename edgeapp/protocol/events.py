@@ -43,6 +43,15 @@ class Progress(Event, frozen=True, kw_only=True, tag="progress"):
     fraction: float
 
 
+class BufferUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model takes of one device's memory, in bytes; `device` "CPU" is host memory."""
+
+    device: str
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+
+
 class Loaded(Event, frozen=True, kw_only=True, tag="loaded"):
     """The model is ready. `template` says where the chat template came from."""
 
@@ -62,6 +71,10 @@ class Loaded(Event, frozen=True, kw_only=True, tag="loaded"):
     """The token that every text begins with; None when the vocabulary wants none."""
     n_threads: int
     template: Literal["gguf", "chatml"]
+    buffers: tuple[BufferUse, ...] = ()
+    """What llama.cpp allocated, for each device that holds something."""
+    n_conversations: int = 0
+    """Parked conversations that were taken in again."""
     load_s: float
     model_desc: str
 
@@ -222,6 +235,37 @@ class ExpertUsage(Event, frozen=True, kw_only=True, tag="expert_usage"):
     layers: tuple[LayerUsage, ...]
 
 
+class Probed(Event, frozen=True, kw_only=True, tag="probed"):
+    """`shapes[i]` are the buffers of the i-th `ProbeShape`, empty where llama.cpp refuses it."""
+
+    shapes: tuple[tuple[BufferUse, ...], ...]
+
+
+class MachineMeasured(Event, frozen=True, kw_only=True, tag="machine_measured"):
+    """Bytes per second and floating-point operations per second; 0 where there is no such thing."""
+
+    ram_read_bps: float
+    host_flops: float
+    n_threads_best: int
+    """The number of threads that read host memory fastest."""
+    device_read_bps: float = 0.0
+    device_flops: float = 0.0
+    pinned_bps: float = 0.0
+    pageable_bps: float = 0.0
+    sync_s: float = 0.0
+    """One small copy to the device and back."""
+
+
+class Parked(Event, frozen=True, kw_only=True, tag="parked"):
+    n_conversations: int
+    bytes: int
+
+
+class Dropped(Event, frozen=True, kw_only=True, tag="dropped"):
+    n_conversations: int
+    bytes: int
+
+
 class LiveSet(Event, frozen=True, kw_only=True, tag="live_set"):
     """Answers `SetLive`."""
 
@@ -247,4 +291,8 @@ AnyEvent = (
     | LiveSet
     | Evaluated
     | Collected
+    | Probed
+    | MachineMeasured
+    | Parked
+    | Dropped
 )

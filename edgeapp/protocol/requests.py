@@ -11,11 +11,20 @@ from edgeapp.protocol.conversation import Message, Tool  # noqa: TC001 - msgspec
 
 Priority = Literal["interactive", "batch"]
 Pooling = Literal["auto", "mean", "cls", "last"]
+KvType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+LoadMode = Literal["mmap", "none"]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     id: int = 0
     """Given by the client that sends it."""
+
+
+class TensorOverride(msgspec.Struct, frozen=True, kw_only=True):
+    """Tensors whose name `pattern` (a regular expression) is found in go to `buffer`: "CPU" or a device."""
+
+    pattern: str
+    buffer: str
 
 
 class Load(Request, frozen=True, kw_only=True, tag="load"):
@@ -26,14 +35,17 @@ class Load(Request, frozen=True, kw_only=True, tag="load"):
     """How many tokens one conversation may have."""
     n_threads: int
     n_ubatch: int = 512
+    device: str = ""
+    """The GPU to use, by ggml's name; empty is none, whatever the machine has."""
     n_gpu_layers: int = 0
-    cpu_experts: bool = False
-    """Keep routed experts in host memory although their layer is on the GPU."""
-    use_mmap: bool = True
+    tensor_overrides: tuple[TensorOverride, ...] = ()
+    """The first that matches a tensor wins over `n_gpu_layers`."""
+    load_mode: LoadMode = "mmap"
+    """`none` reads the weights into private memory, page-locked where a GPU copies from it."""
     repack: bool = True
     """Copy weights into the layout that the CPU computes fastest with, which takes their size in private
     memory. False leaves them in the mapped file."""
-    kv_type: Literal["f16", "f32"] = "f16"
+    kv_type: KvType = "f16"
     """Type of keys and values in the KV cache. F32 is for comparing logits: some routers flip with F16. It
     turns flash attention off, which computes in F16 on the CPU."""
     n_parallel: int = 1
@@ -43,6 +55,8 @@ class Load(Request, frozen=True, kw_only=True, tag="load"):
     each when there is `n_ctx` for every one, else they share it."""
     cache_ram_bytes: int = 0
     """Host memory for conversations that had to leave the KV cache; 0 drops them."""
+    parked_folder: str = ""
+    """Where `Park` of an earlier worker left its conversations: they are taken in and the files deleted."""
     prefix_folder: str = ""
     """Where the KV of preset prefixes is kept between starts; empty keeps none."""
     n_expert_used: int = 0
@@ -189,6 +203,49 @@ class WriteImatrix(Request, frozen=True, kw_only=True, tag="write_imatrix"):
     """Tokens of each `Collect`; goes into the file."""
 
 
+class ProbeShape(msgspec.Struct, frozen=True, kw_only=True):
+    """A placement whose buffers are to be known; fields as in `Load`."""
+
+    n_ctx: int
+    n_ubatch: int
+    n_parallel: int = 1
+    kv_type: KvType = "f16"
+    device: str = ""
+    n_gpu_layers: int = 0
+    tensor_overrides: tuple[TensorOverride, ...] = ()
+
+
+class Probe(Request, frozen=True, kw_only=True, tag="probe"):
+    """Say what buffers the model at `path` would need, without its weights. Answered by `Probed`.
+
+    For a worker that has loaded nothing.
+    """
+
+    path: str
+    n_threads: int
+    shapes: tuple[ProbeShape, ...]
+
+
+class MeasureMachine(Request, frozen=True, kw_only=True, tag="measure_machine"):
+    """Measure memory and copies of the host and of `device`. Answered by `MachineMeasured`.
+
+    For a worker that has loaded nothing.
+    """
+
+    n_threads: int
+    device: str = ""
+
+
+class Park(Request, frozen=True, kw_only=True, tag="park"):
+    """Write the KV of every conversation to `folder`, for another worker. Answered by `Parked`."""
+
+    folder: str
+
+
+class DropCaches(Request, frozen=True, kw_only=True, tag="drop_caches"):
+    """Forget conversations that nobody continues at the moment, and their memory. Answered by `Dropped`."""
+
+
 class Shutdown(Request, frozen=True, kw_only=True, tag="shutdown"):
     """Free everything and exit with status 0."""
 
@@ -208,5 +265,9 @@ AnyRequest = (
     | Evaluate
     | Collect
     | WriteImatrix
+    | Probe
+    | MeasureMachine
+    | Park
+    | DropCaches
     | Shutdown
 )

@@ -7,7 +7,7 @@ import msgspec
 from edgeapp.protocol.events import AnyEvent, Event
 from edgeapp.protocol.requests import AnyRequest, Request
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 _encoder = msgspec.json.Encoder()
 _requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)

@@ -7,9 +7,9 @@ All text in these events has been cleaned for the terminal.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from edgeapp.protocol import (
     Delta,
@@ -17,6 +17,7 @@ from edgeapp.protocol import (
     ExpertUsage,
     Failed,
     Generate,
+    Load,
     Loaded,
     Memory,
     Message,
@@ -37,13 +38,26 @@ class EngineDown:
     reason: str
     hint: str
     retry_in_s: float | None
-    """When a new one is started by itself; None after too many deaths: the model is in quarantine."""
+    """When a new one is started by itself; None when none is: after too many deaths, or without its GPU."""
 
 
-StatusEvent: TypeAlias = Progress | Loaded | Notice | Memory | ExpertUsage | EngineDown
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """The engine has been ended on purpose and holds no memory; the next request brings it up again."""
+
+    n_conversations: int
+    """Whose computed state waits for it; others are read again from their text."""
+    why: Literal["asked", "idle"] = "asked"
+
+
+StatusEvent: TypeAlias = Progress | Loaded | Notice | Memory | ExpertUsage | EngineDown | Released
 """Things about the engine itself, whether or not a generation runs."""
 
 StatusListener: TypeAlias = Callable[[StatusEvent], None]
+
+Replan: TypeAlias = Callable[[], Awaitable[tuple[Load, Sequence[Load]]]]
+"""Plans for the memory that is free at that moment: how to load, and what to try when that does not fit.
+Raises `EdgeappError`."""
 
 
 class Generation(Protocol):
@@ -69,6 +83,24 @@ class EngineClient(Protocol):
 
     def generate(self, request: Generate) -> Generation:
         """Answer `request`; loads first if need be. A failure arrives as a `Failed` event."""
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the engine was ended by `release` or for being idle, and has not been asked for since."""
+
+    async def release(self) -> None:
+        """Free all memory now, on the GPU too; the conversations' computed state is kept on disk.
+
+        Running answers end as cancelled, a load that runs is given up. The next request loads again and goes
+        on where the conversation was.
+        """
+
+    async def change(self, load: Load, fallbacks: Sequence[Load] = ()) -> Loaded:
+        """Load anew as `load` says, or as one of `fallbacks` when memory runs out, and keep conversations.
+
+        Running answers have a while to finish, then they end as cancelled; new ones wait. Raise
+        `EdgeappError`: then the next request loads as it was before.
+        """
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         """Return how many tokens the prompt of this conversation has. Raise `EdgeappError`."""

@@ -39,8 +39,12 @@ class Exchanges:
         self._ids = itertools.count()
         self._open: dict[int, Exchange] = {}
         self._exit: WorkerExit | None = None
+        self._n_opened = 0
         self.busy = asyncio.Event()
         """Set while the worker owes somebody an answer."""
+        self.idle = asyncio.Event()
+        """Set while it does not."""
+        self.idle.set()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -49,7 +53,9 @@ class Exchanges:
         """Return a new exchange, which an event of type `answer` ends, or `Failed`. The first has id 0."""
         exchange = Exchange(next(self._ids), answer, send=self._send, on_end=self._forget)
         self._open[exchange.id] = exchange
+        self._n_opened += 1
         self.busy.set()
+        self.idle.clear()
         if self._exit is not None:
             exchange.put(self._exit)
         return exchange
@@ -70,6 +76,19 @@ class Exchanges:
         for exchange in tuple(self._open.values()):
             exchange.put(worker_exit)
 
+    def cancel_all(self) -> None:
+        """Ask the worker to end all requests; it still answers each."""
+        for exchange in tuple(self._open.values()):
+            exchange.cancel()
+
+    async def idle_for(self, idle_s: float) -> None:
+        """Return when the worker has had nothing to do for `idle_s` seconds on end."""
+        n_opened = -1
+        while n_opened != self._n_opened:
+            await self.idle.wait()
+            n_opened = self._n_opened
+            await asyncio.sleep(idle_s)
+
     def _fail_unanswered(self, event: Failed) -> None:
         """A request could not even be read. It is one of those about which nothing was heard yet."""
         for exchange in tuple(self._open.values()):
@@ -81,6 +100,7 @@ class Exchanges:
         self._open.pop(exchange.id, None)
         if not self._open:
             self.busy.clear()
+            self.idle.set()
 
 
 class Exchange:

@@ -9,7 +9,7 @@ import msgspec
 from edgeapp.errors import UnsupportedModel
 from edgeapp.experts.usage import TextUsage, added
 from edgeapp.protocol import ExpertUsage, ReadExpertUsage
-from edgeapp.runtime.loading import planned_load
+from edgeapp.runtime.planning import planned_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _N_UBATCH = 256  # every token has logits here, and half of the usual number need half the memory
 
 
-def watching_load(path: Path, *, n_ctx: int, n_threads: int = 0) -> Load:
+async def watching_load(path: Path, *, n_ctx: int, n_threads: int = 0) -> Load:
     """Return how the model at `path` is loaded so that its experts can be counted.
 
     Raise `ModelError` or `NotEnoughMemory`.
     """
-    load = planned_load(path, n_ctx=n_ctx, n_threads=n_threads)
+    load = await planned_load(path, n_ctx=n_ctx, n_threads=n_threads)
     n_ubatch = min(_N_UBATCH, load.n_ctx)
     return msgspec.structs.replace(load, watch_experts=True, n_ubatch=n_ubatch, n_outputs=n_ubatch)
 

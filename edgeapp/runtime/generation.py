@@ -20,7 +20,7 @@ from edgeapp.protocol import (
     never_begun,
 )
 from edgeapp.runtime.cleaning import failed
-from edgeapp.runtime.keeper import result_of
+from edgeapp.runtime.start import result_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

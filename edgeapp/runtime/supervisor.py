@@ -42,7 +42,12 @@ WORKER_ENVIRONMENT = {
     # else each spin burns the time slice of the thread it waits for. A short spin, then sleep, is as fast
     # on an idle machine and many times faster on a busy one: benchmarks/busy.py.
     "GOMP_SPINCOUNT": "1000",
+    # CUDA's own order is by speed, NVML's by bus: CUDA0 must be NVML's first card.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
+
+# A driver whose card has gone, or a server that hangs, can hold up whoever asks it anything.
+NO_GPU = {"EDGEAPP_RPC_SERVERS": "", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def worker_command() -> list[str]:
@@ -69,11 +74,15 @@ class WorkerProcess:
         self._on_exit = on_exit
         self._patience = patience
         self._stderr: deque[str] = deque(maxlen=50)
-        self._ended_for, self._hung = "", False
+        self._ended_for, self._hung, self._is_device_lost = "", False, False
         self._clock = asyncio.get_running_loop().time
         self._watchdog = Watchdog(patience.starting, self._clock())
         self.exchanges = Exchanges(self.send)
         self.exit: WorkerExit | None = None
+        self.devices: frozenset[str] = frozenset()
+        """Names of the compute devices that it found."""
+        self.hello: Hello | None = None
+        """How it introduced itself; there after `start`."""
         self._reader = asyncio.create_task(self._read())
         self._stderr_reader = asyncio.create_task(self._read_stderr())
         self._watcher = asyncio.create_task(self._watch())
@@ -85,8 +94,9 @@ class WorkerProcess:
         on_event: Callable[[AnyEvent], None],
         on_exit: Callable[[WorkerExit], None],
         patience: Patience,
+        has_gpu: bool = True,
     ) -> WorkerProcess:
-        """Start a worker and wait for its greeting.
+        """Start a worker and wait for its greeting. Without `has_gpu` it does not even look for one.
 
         Raise `EngineCrashed` when it ends, `EngineHung` when it says nothing, `BindingMismatch` when it is of
         another version.
@@ -98,7 +108,7 @@ class WorkerProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=MAX_LINE_BYTES,
-            env=WORKER_ENVIRONMENT | os.environ,
+            env=WORKER_ENVIRONMENT | os.environ | ({} if has_gpu else NO_GPU),
             start_new_session=True,  # Ctrl+C in the terminal is for the front end alone
         )
         worker = cls(process, on_event=on_event, on_exit=on_exit, patience=patience)
@@ -128,16 +138,17 @@ class WorkerProcess:
         if not self._process.stdin.is_closing():
             self._process.stdin.write(protocol.encode(request))
 
-    async def shutdown(self) -> None:
+    async def shutdown(self, *, within_s: float = SHUTDOWN_TIMEOUT_S) -> None:
         """Ask it to end, then insist."""
         self._ended_for = "The engine has been closed."
         self.send(Shutdown())
-        await asyncio.wait({self._reader}, timeout=SHUTDOWN_TIMEOUT_S)
+        await asyncio.wait({self._reader}, timeout=within_s)
         await self.kill()
 
-    async def kill(self, reason: str = "", *, hung: bool = False) -> None:
+    async def kill(self, reason: str = "", *, hung: bool = False, is_device_lost: bool = False) -> None:
         """End it at once and wait until it is gone; `reason` is a sentence for whoever asks why."""
         self._ended_for, self._hung = self._ended_for or reason, hung
+        self._is_device_lost = self._is_device_lost or is_device_lost
         with suppress(ProcessLookupError):
             self._process.kill()
         await asyncio.wait({self._reader}, timeout=KILL_TIMEOUT_S)
@@ -159,6 +170,7 @@ class WorkerProcess:
                 f"The engine speaks protocol {hello.protocol_version}, this program {PROTOCOL_VERSION}.",
                 hint="Two versions of edgeapp are installed: reinstall it.",
             )
+        self.devices, self.hello = frozenset(device.name for device in hello.devices), hello
         self._watchdog.enter(self._patience.loading, self._clock())
 
     # Watching --------------------------------------------------------------------------------------------
@@ -205,6 +217,7 @@ class WorkerProcess:
             stderr_tail=tuple(self._stderr),
             ended_for=self._ended_for,
             hung=self._hung,
+            is_device_lost=self._is_device_lost,
         )
         self._watcher.cancel()
         self._stderr_reader.cancel()

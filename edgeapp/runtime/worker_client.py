@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from edgeapp.protocol import (
     CountTokens,
+    DropCaches,
+    Dropped,
     Generate,
     Load,
     Loaded,
@@ -22,27 +24,51 @@ from edgeapp.protocol import (
 )
 from edgeapp.runtime.exchange import AnswerT, ending
 from edgeapp.runtime.generation import WorkerGeneration
-from edgeapp.runtime.keeper import EngineKeeper, outcome
+from edgeapp.runtime.keeper import EngineKeeper
+from edgeapp.runtime.manners import Manners
 from edgeapp.runtime.quarantine import RestartPolicy
+from edgeapp.runtime.start import outcome
+from edgeapp.runtime.tighter import Ladder
 from edgeapp.runtime.watchdog import patience
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgeapp.runtime.client import Generation, StatusEvent, StatusListener
+    from edgeapp.runtime.client import Generation, Replan, StatusEvent, StatusListener
 
 HANG_TIMEOUT_S = 180.0
 """Silence after which a busy worker counts as hung although it computes."""
 
 
+FINISH_S = 30.0
+"""How long running answers may go on when the engine is to be loaded anew."""
+
+
 class WorkerClient:
-    """`EngineClient` over a worker process. `load` tells which model, context and threads."""
+    """`EngineClient` over a worker process. `load` tells which model, context and threads.
+
+    `fallbacks` are tried in their order when memory runs out, the first three; without any, a usual ladder.
+    `replan` is asked before each start after a release, and when the GPU was lost; `allow_cpu` lets the
+    engine go on without a GPU then. After `idle_release_s` seconds without a request, 0 is never, the engine
+    is released.
+    """
 
     def __init__(
-        self, load: Load, *, hang_timeout_s: float = HANG_TIMEOUT_S, restarts: RestartPolicy | None = None
+        self,
+        load: Load,
+        *,
+        fallbacks: Sequence[Load] = (),
+        replan: Replan | None = None,
+        idle_release_s: float = 0.0,
+        allow_cpu: bool = False,
+        hang_timeout_s: float = HANG_TIMEOUT_S,
+        restarts: RestartPolicy | None = None,
     ) -> None:
         self._keeper = EngineKeeper(
-            load, patience=patience(hang_timeout_s), policy=restarts or RestartPolicy()
+            Ladder(load, fallbacks),
+            patience=patience(hang_timeout_s),
+            policy=restarts or RestartPolicy(),
+            manners=Manners(replan=replan, idle_release_s=idle_release_s, allow_cpu=allow_cpu),
         )
 
     # EngineClient ---------------------------------------------------------------------------
@@ -59,10 +85,39 @@ class WorkerClient:
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         return (await self.ask(CountTokens(messages=tuple(messages)), TokenCount)).n_tokens
 
+    @property
+    def is_released(self) -> bool:
+        return self._keeper.is_released
+
+    async def release(self) -> None:
+        await self._keeper.release()
+
+    async def change(
+        self, load: Load, fallbacks: Sequence[Load] = (), *, finish_s: float = FINISH_S
+    ) -> Loaded:
+        """See `EngineClient.change`; running answers have `finish_s` seconds to end by themselves."""
+        return await self._keeper.change(load, fallbacks, finish_s=finish_s)
+
     async def aclose(self) -> None:
         await self._keeper.aclose()
 
     # What only a worker can do --------------------------------------------------------------
+
+    def tell(self, event: StatusEvent) -> None:
+        """Say something about the engine to everybody who listens."""
+        self._keeper.tell(event)
+
+    async def drop_caches(self) -> Dropped:
+        """Forget the conversations that were not continued last, and give their memory back."""
+        return await self.ask(DropCaches(), Dropped)
+
+    async def lose_device(self, reason: str) -> None:
+        """Take note that the system has lost the GPU; `reason` is a sentence.
+
+        Running answers fail. The engine goes on without it where that is allowed; else the next request tries
+        again, once.
+        """
+        await self._keeper.lose_device(reason)
 
     async def load_anew(self) -> Loaded:
         """Load although the model is in quarantine, as it was asked for at first. Raise `EdgeappError`."""
@@ -92,6 +147,21 @@ class WorkerClient:
             event = await ending(exchange, answer, self._tell_all_but_progress)
         self._keeper.done(request)
         return event
+
+    @property
+    def loaded(self) -> Loaded | None:
+        """What the worker said when it had loaded the model; None while there is none."""
+        return self._keeper.loaded
+
+    @property
+    def present_load(self) -> Load:
+        """How the model is loaded, or will be when somebody asks."""
+        return self._keeper.load
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._keeper.is_busy
 
     @property
     def worker_pid(self) -> int | None:

@@ -7,10 +7,16 @@ import signal
 from dataclasses import dataclass
 
 from edgeapp.cleantext import clean_line
-from edgeapp.errors import EngineCrashed, EngineError, EngineHung
+from edgeapp.errors import DeviceLost, EngineCrashed, EngineError, EngineHung
 
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|(failed|unable) to allocate|cannot allocate memory|bad_alloc|MemoryError|OutOf\w*Memory",
+    re.IGNORECASE,
+)
+# ggml-rpc.cpp, RPC_STATUS_ASSERT; the texts of cudaGetErrorString when a card has gone.
+_DEVICE_LOST = re.compile(
+    r"Remote RPC server crashed|fallen off the bus|GPU is lost|uncorrectable ECC error"
+    r"|device\(s\) is/are busy or unavailable|no CUDA-capable device|unspecified launch failure",
     re.IGNORECASE,
 )
 _LAST_LINES = 10
@@ -25,6 +31,8 @@ class WorkerExit:
     stderr_tail: tuple[str, ...]
     ended_for: str = ""
     hung: bool = False
+    is_device_lost: bool = False
+    """We ended it because the system says that its GPU has gone."""
 
     @property
     def reason(self) -> str:
@@ -40,6 +48,8 @@ class WorkerExit:
 
     @property
     def hint(self) -> str:
+        if self.device_lost:
+            return "Your chat is kept. See what `edgeapp doctor` says of the GPU."
         if self.hung:
             return "Send the message once more."
         if self.returncode == -signal.SIGKILL and not self.ended_for:
@@ -58,8 +68,17 @@ class WorkerExit:
             _OUT_OF_MEMORY.search(line) and "pinned" not in line for line in self.stderr_tail[-_LAST_LINES:]
         )
 
+    @property
+    def device_lost(self) -> bool:
+        """Tell whether the GPU has gone, as far as the last words say."""
+        return self.is_device_lost or (
+            not self.ended_for and any(_DEVICE_LOST.search(line) for line in self.stderr_tail[-_LAST_LINES:])
+        )
+
     def error(self) -> EngineError:
         """Return `EngineHung` or `EngineCrashed` for whoever waited for an answer."""
+        if self.device_lost:
+            return DeviceLost(f"The GPU was lost. {self.reason}", hint=self.hint, returncode=self.returncode)
         if self.hung:
             return EngineHung(self.reason, hint=self.hint)
         return EngineCrashed(

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeapp.protocol import AdapterUse, Drafting, Generate, Grammar, Message, Sampling
+from edgeapp.session.holdings import Holdings
+from edgeapp.session.publishing import follow
 from edgeapp.session.shorten import n_too_many, summary_of
 from edgeapp.session.turns import Turn, absorb, alternating, is_taken_back
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from edgeapp.monitor.running import RunningEngine
     from edgeapp.runtime.client import EngineClient, Generation, GenerationEvent
 
 
@@ -38,10 +41,17 @@ class ChatSettings:
 class ChatSession:
     """One chat with one engine; one answer at a time."""
 
-    def __init__(self, client: EngineClient, settings: ChatSettings) -> None:
+    def __init__(
+        self, client: EngineClient, settings: ChatSettings, *, running: RunningEngine | None = None
+    ) -> None:
+        """`running` tells other programs what is generated."""
         self._client = client
         self.settings = settings
         self._generation: Generation | None = None
+        self.holdings = Holdings(client)
+        self._running = running
+        if running is not None:
+            follow(client, running)
         self.turns: list[Turn] = []
         self.summary = ""
         """What the model gets in place of turns that are no longer sent."""
@@ -59,6 +69,15 @@ class ChatSession:
         """Ask the running answer, if any, to end; its stream finishes with `Done`."""
         if self._generation is not None:
             self._generation.cancel()
+
+    async def release(self) -> None:
+        """Free the engine's memory; the next message loads it again. A running answer ends as stopped."""
+        self.stop()
+        await self._client.release()
+
+    @property
+    def is_released(self) -> bool:
+        return self._client.is_released
 
     async def send(self, text: str) -> AsyncIterator[GenerationEvent]:
         """Append the user's message and stream the answer; the last event is `Done` or `Failed`."""
@@ -80,6 +99,8 @@ class ChatSession:
         self._generation = self._client.generate(request)
         try:
             async for event in self._generation:
+                if self._running is not None:
+                    self._running.observe(event)
                 answer = absorb(answer, event)
                 self.turns[-1] = answer
                 if not answer.text and is_taken_back(event):

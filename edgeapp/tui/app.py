@@ -20,13 +20,15 @@ from textual.binding import Binding, BindingType
 
 from edgeapp.cleantext import clean_line
 from edgeapp.errors import EdgeappError
+from edgeapp.monitor.overview import Overlook
 from edgeapp.protocol import Delta, Done, ExpertUsage, Failed, Loaded, Memory, Notice, Progress, ToolCallDelta
-from edgeapp.runtime.client import EngineClient, EngineDown, GenerationEvent, StatusEvent
+from edgeapp.runtime.client import EngineClient, EngineDown, GenerationEvent, Released, StatusEvent
 from edgeapp.session import ChatSession, ChatSettings
-from edgeapp.tui import commands, wording
+from edgeapp.tui import commands, memory_text, wording
 from edgeapp.tui.pacing import DecodeRate
 from edgeapp.tui.streaming import StreamingAnswer
 from edgeapp.tui.widgets.lines import ActivityLine, StatusLine, TitleLine
+from edgeapp.tui.widgets.live_memory import LiveMemory
 from edgeapp.tui.widgets.prompt import Prompt
 from edgeapp.tui.widgets.thought import Thought
 from edgeapp.tui.widgets.transcript import Note, NoteKind, Transcript, UserMessage
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from textual.timer import Timer
     from textual.widget import Widget
 
+    from edgeapp.monitor.running import RunningEngine
     from edgeapp.tui.wording import State
 
 _RATE_INTERVAL_S = 0.5
@@ -66,6 +69,7 @@ class ChatApp(App[None]):
         Binding("ctrl+n", "new_chat", show=False, priority=True),
         Binding("ctrl+y", "copy_answer", show=False, priority=True),
         Binding("ctrl+t", "fold_thoughts", show=False, priority=True),
+        Binding("f2", "show_memory", show=False, priority=True),
     ]
 
     def __init__(
@@ -78,15 +82,21 @@ class ChatApp(App[None]):
         welcome: str = "",
         theme: str = "",
         prepare: Callable[[], Awaitable[None]] | None = None,
+        running: RunningEngine | None = None,
+        watch_over: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`prepare` runs once the model is loaded and before anything is sent; it raises `EdgeappError`."""
+        """`prepare` runs once the model is loaded and before anything is sent; it raises `EdgeappError`.
+
+        `running` tells other programs what is generated. `watch_over` runs for as long as the chat does.
+        """
         super().__init__()
         self.load_problem: EdgeappError | None = None
         """Why the model could not be loaded, for whoever started the chat."""
-        self._welcome = clean_line(welcome, max_chars=500)
+        self._welcome = [clean_line(line, max_chars=500) for line in welcome.splitlines()]
         self._client = client
         self._prepare = prepare
-        self.session = ChatSession(client, settings)
+        self._watch_over = watch_over
+        self.session = ChatSession(client, settings, running=running)
         self._wanted_theme = theme
         self._queue: deque[_Queued] = deque()
         self._may_send = False
@@ -96,6 +106,7 @@ class ChatApp(App[None]):
         self._new_chat_wanted = False
         self._asked_to_quit = False
         self._flash_timer: Timer | None = None
+        self.memory = LiveMemory(Overlook().look)
         self.transcript = Transcript()
         self.prompt = Prompt()
         self.title_line = TitleLine(clean_line(title), clean_line(subtitle))
@@ -106,19 +117,23 @@ class ChatApp(App[None]):
 
     def compose(self) -> ComposeResult:
         yield self.title_line
+        yield self.memory
         yield self.transcript
         yield self.activity
         yield self.prompt
         yield self.status
 
     def on_mount(self) -> None:
+        self.memory.display = False
         self.prompt.focus()
         self._apply_theme()
         self._handle_signals()
-        if self._welcome:
-            self._note(self._welcome)
+        for line in self._welcome:
+            self._note(line)
         self._client.watch(self._on_status)
         self.run_worker(self._load())
+        if self._watch_over is not None:
+            self.run_worker(self._watch_over())
 
     async def on_unmount(self) -> None:
         await self._client.aclose()
@@ -195,6 +210,12 @@ class ChatApp(App[None]):
                 self._note(f"{reason} {wording.next_start(event)}", hint=hint, kind="error")
                 self.activity.show_text("")
                 self._set_state("down")
+            case Released():
+                self._model_ready = False
+                self._note(memory_text.released(event))
+                self.status.figures = wording.without_memory(self.status.figures)
+                self.activity.show_text("")
+                self._set_state("released")
             case _:
                 assert_never(event)
 
@@ -208,6 +229,12 @@ class ChatApp(App[None]):
                 self.action_new_chat()
             case commands.Command(name="trim" | "summarise" as name):
                 self._shorten(name)
+            case commands.Command(name="release"):
+                self._release()
+            case commands.Command(name="vram"):
+                self._note(
+                    memory_text.held(self.session.holdings.buffers, is_released=self.session.is_released)
+                )
             case commands.Command(name="help"):
                 self._note(commands.HELP)
             case commands.Command(name="quit"):
@@ -217,6 +244,13 @@ class ChatApp(App[None]):
                 self._note(f"There is no command {word}.", hint=hint, kind="notice")
             case None:
                 return
+
+    def _release(self) -> None:
+        if not self._may_send:
+            self._note("There is nothing to release: the model is not loaded yet.", kind="notice")
+            return
+        self.action_stop()
+        self.run_worker(self.session.release())
 
     def _send(self, text: str) -> None:
         shown = UserMessage(text)
@@ -379,6 +413,9 @@ class ChatApp(App[None]):
         else:
             self._flash("no answer to copy yet")
 
+    def action_show_memory(self) -> None:
+        self.memory.display = not self.memory.display
+
     def action_fold_thoughts(self) -> None:
         """Unfold all thoughts, or fold them when the last one is unfolded."""
         thoughts = [thought for thought in self.query(Thought) if thought.is_over]
@@ -414,6 +451,8 @@ class ChatApp(App[None]):
     def _state_now(self) -> State:
         if self._answering:
             return "stopping" if self._stopping else "answering"
+        if self.session.is_released:
+            return "released"
         return "ready" if self._model_ready else "failed"
 
     def _set_state(self, state: State) -> None:

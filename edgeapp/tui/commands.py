@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-CommandName = Literal["new", "trim", "summarise", "help", "quit"]
+CommandName = Literal["new", "trim", "summarise", "release", "vram", "help", "quit"]
 
 _LOOKS_LIKE_COMMAND = re.compile(r"/[A-Za-z][A-Za-z0-9_-]*\s*")
 _COMMANDS: dict[str, CommandName] = {
@@ -19,6 +19,8 @@ _COMMANDS: dict[str, CommandName] = {
     "/trim": "trim",
     "/summarise": "summarise",
     "/summarize": "summarise",
+    "/release": "release",
+    "/vram": "vram",
     "/help": "help",
     "/quit": "quit",
     "/exit": "quit",
@@ -29,6 +31,8 @@ HELP = """\
 /new        start a new chat       ctrl+n
 /trim       send the oldest messages no longer, so that the rest fits
 /summarise  send a summary in their place
+/release    free the engine's memory now; the next message loads it again
+/vram       show what the engine holds on the GPU and in RAM
 /help       show this
 /quit       leave, like /bye       ctrl+q, ctrl+d, or ctrl+c twice
 

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
     from edgeapp.runtime.client import EngineDown
 
-State = Literal["loading", "ready", "answering", "stopping", "down", "failed"]
+State = Literal["loading", "ready", "answering", "stopping", "released", "down", "failed"]
 
 STATES: dict[State, str] = {
     "loading": "loading",
     "ready": "ready",
     "answering": "answering",
     "stopping": "stopping",
+    "released": "released",
     "down": "engine stopped",
     "failed": "not loaded",
 }
@@ -42,6 +43,7 @@ _HINTS: dict[State, tuple[str, ...]] = {
     "ready": ("enter send", "ctrl+q quit", "ctrl+n new", "/help"),
     "answering": ("esc stop", "ctrl+n new"),
     "stopping": ("stopping",),
+    "released": ("released; the next message loads it again", "ctrl+q quit"),
     "down": ("enter send", "ctrl+q quit"),
     "failed": ("ctrl+q quit",),
 }
@@ -150,6 +152,11 @@ def with_memory(figures: Figures, memory: Memory) -> Figures:
         gpu_used_bytes=sum(gpu.total_bytes - gpu.free_bytes for gpu in gpus),
         gpu_total_bytes=sum(gpu.total_bytes for gpu in gpus),
     )
+
+
+def without_memory(figures: Figures) -> Figures:
+    """Return `figures` when the engine holds nothing."""
+    return replace(figures, rss_bytes=0, gpu_used_bytes=0, gpu_total_bytes=0)
 
 
 def with_answer(figures: Figures, done: Done) -> Figures:

@@ -49,7 +49,7 @@ def logit_row(path: Path) -> Iterator[LogitRow]:
     """Decode one token of the model at `path` and hand out its logits."""
     with ExitStack() as stack:
         bindings.start()
-        options = ModelOptions(n_gpu_layers=0, cpu_experts=False, use_mmap=True)
+        options = ModelOptions()
         model = bindings.load_model(str(path), options, lambda _fraction: True)
         stack.callback(bindings.free_model, model)
         sizes = ContextOptions(n_ctx=N_CTX, n_batch=8, n_ubatch=8, n_threads=1)

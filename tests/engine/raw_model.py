@@ -42,7 +42,7 @@ class RawModel:
 @contextmanager
 def raw_model(path: Path) -> Iterator[RawModel]:
     bindings.start()
-    options = ModelOptions(n_gpu_layers=0, cpu_experts=False, use_mmap=True)
+    options = ModelOptions()
     handle = bindings.load_model(str(path), options, lambda _fraction: True)
     context_options = ContextOptions(
         n_ctx=N_CTX, n_batch=N_CTX, n_ubatch=N_CTX, n_threads=1, n_outputs=N_CTX, kv_type="f32"

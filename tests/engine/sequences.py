@@ -67,9 +67,7 @@ class Sequences:
 @contextmanager
 def two_sequences(path: Path) -> Iterator[Sequences]:
     bindings.start()
-    model = bindings.load_model(
-        str(path), ModelOptions(n_gpu_layers=0, cpu_experts=False, use_mmap=True), lambda _fraction: True
-    )
+    model = bindings.load_model(str(path), ModelOptions(), lambda _fraction: True)
     options = ContextOptions(n_ctx=N_CTX, n_batch=N_CTX, n_ubatch=64, n_threads=1, n_outputs=2, n_sequences=2)
     context = bindings.new_context(model, options, abort=None)
     try:

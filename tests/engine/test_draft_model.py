@@ -26,7 +26,7 @@ PROMPT = [1, 40, 300, 7, 512, 88, 40, 301]
 @contextmanager
 def target(path: Path) -> Iterator[tuple[Vocab, ContextHandle]]:
     bindings.start()
-    options = ModelOptions(n_gpu_layers=0, cpu_experts=False, use_mmap=True)
+    options = ModelOptions()
     handle = bindings.load_model(str(path), options, lambda _fraction: True)
     context_options = ContextOptions(n_ctx=512, n_batch=512, n_ubatch=512, n_threads=1)
     context = bindings.new_context(handle, context_options, abort=None)

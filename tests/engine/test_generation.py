@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from edgeapp.cleantext import clean as cleaned
-from edgeapp.protocol import Cancel, Delta, Done, Failed, Load, Loaded, Progress, Sampling
+from edgeapp.protocol import Cancel, Delta, Done, Failed, Load, Loaded, Progress, Sampling, TensorOverride
 from edgeapp.runtime.client import EngineDown
 from edgeapp.runtime.worker_client import WorkerClient
 from tests.engine.test_worker import Worker
@@ -215,10 +215,8 @@ async def test_the_demo_model_answers_in_words(demo_model: Path) -> None:
 
 async def test_placing_experts_in_host_memory_does_not_change_the_answer(tiny_moe: Path) -> None:
     texts = []
-    for cpu_experts in (False, True):
-        load = Load(
-            id=0, path=str(tiny_moe), n_ctx=256, n_threads=1, n_gpu_layers=99, cpu_experts=cpu_experts
-        )
+    for overrides in ((), (TensorOverride(pattern=r"\.ffn_(up|down|gate)_exps", buffer="CPU"),)):
+        load = Load(path=str(tiny_moe), n_ctx=256, n_threads=1, n_gpu_layers=99, tensor_overrides=overrides)
         client = WorkerClient(load)
         texts.append((await answer(client, ask("Hello", max_tokens=20)))[0])
         await client.aclose()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def vocab(demo_model: Path) -> Iterator[Vocab]:
     """The demo model's, in which `<|im_end|>` ends an answer."""
     bindings.start()
-    options = ModelOptions(n_gpu_layers=0, cpu_experts=False, use_mmap=True)
+    options = ModelOptions()
     model = bindings.load_model(str(demo_model), options, lambda _fraction: True)
     yield Vocab(bindings.get_vocab(model))
     bindings.free_model(model)

@@ -25,7 +25,7 @@ _CLOSING = frozenset({b'"', b"}", b"]", b"a", b"b", b"0", b")"})
 @contextmanager
 def vocabulary(path: Path) -> Iterator[Vocab]:
     bindings.start()
-    options = ModelOptions(n_gpu_layers=0, cpu_experts=False, use_mmap=True)
+    options = ModelOptions()
     handle = bindings.load_model(str(path), options, lambda _fraction: True)
     try:
         yield Vocab(bindings.get_vocab(handle))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from edgeapp.errors import EdgeappError, LoadFailed, ModelError
-from edgeapp.protocol import Delta, Done, Failed, Loaded, Progress
+from edgeapp.protocol import Delta, Done, Failed, Load, Loaded, Progress
+from edgeapp.runtime.client import Released
 from tests.runtime.engines import answer, ask, finish, real_engine
 from tests.scripted_engine import Hold, ScriptedEngine, Step, deltas
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from edgeapp.runtime.client import EngineClient, StatusEvent
+    from edgeapp.runtime.client import EngineClient, GenerationEvent, StatusEvent
 
 
 class Open(Protocol):
@@ -141,3 +142,61 @@ async def test_a_reader_that_goes_away_does_not_block_the_next_one(engine: Open)
                 second.cancel()
         assert isinstance(event, Done)
         await answer(client, ask("and again", max_tokens=1))
+
+
+async def test_a_release_is_told_once_and_the_next_request_loads_again(engine: Open) -> None:
+    events: list[StatusEvent] = []
+    async with engine() as client:
+        await client.load()
+        assert not client.is_released
+        client.watch(events.append)
+        await client.release()
+        await client.release()
+        assert client.is_released
+        assert [type(event) for event in events] == [Released]
+        generation = client.generate(ask("hello", max_tokens=0))
+        async for event in generation:
+            if isinstance(event, Delta):
+                generation.cancel()
+        assert isinstance(event, Done)
+        assert not client.is_released
+    assert [type(event) for event in events].count(Loaded) == 1
+
+
+async def test_a_release_ends_a_running_answer_as_cancelled(engine: Open) -> None:
+    async with engine() as client:
+        events: list[GenerationEvent] = []
+        async for event in client.generate(ask("tell me everything", max_tokens=0)):
+            if isinstance(event, Delta) and not any(isinstance(e, Delta) for e in events):
+                await client.release()
+            events.append(event)
+        end = events[-1]
+        assert isinstance(end, Done)
+        assert end.finish_reason == "cancelled"
+        assert client.is_released
+
+
+async def test_a_closed_engine_cannot_be_released(engine: Open) -> None:
+    events: list[StatusEvent] = []
+    async with engine() as client:
+        await client.load()
+        client.watch(events.append)
+        await client.aclose()
+        await client.release()
+    assert not any(isinstance(event, Released) for event in events)
+
+
+async def test_a_change_loads_anew_and_the_next_answer_comes(engine: Open, tiny_moe: Path) -> None:
+    events: list[StatusEvent] = []
+    async with engine() as client:
+        await client.load()
+        client.watch(events.append)
+        loaded = await client.change(Load(path=str(tiny_moe), n_ctx=256, n_threads=1))
+        assert await client.load() == loaded
+        generation = client.generate(ask("hello", max_tokens=0))
+        async for event in generation:
+            if isinstance(event, Delta):
+                generation.cancel()
+        assert isinstance(event, Done)
+    assert [type(event) for event in events].count(Loaded) == 1
+    assert not any(isinstance(event, Released) for event in events)

@@ -130,7 +130,7 @@ async def test_a_dense_model_has_nothing_to_count(demo_model: Path) -> None:
 async def test_a_long_text_is_read_in_contexts_to_its_last_token(tiny_moe: Path) -> None:
     tokens = TOKENS * 8
     done: list[int] = []
-    client = WorkerClient(watching_load(tiny_moe, n_ctx=256, n_threads=1))
+    client = WorkerClient(await watching_load(tiny_moe, n_ctx=256, n_threads=1))
     try:
         usage = await expert_usage(client, tokens, name="text", on_progress=done.append)
     finally:
@@ -142,7 +142,7 @@ async def test_a_long_text_is_read_in_contexts_to_its_last_token(tiny_moe: Path)
 
 async def test_each_context_begins_with_the_bos_token_where_the_model_wants_it(tmp_path: Path) -> None:
     model = write_tiny_moe(tmp_path / "bos.gguf", add_bos=True)
-    client = WorkerClient(watching_load(model, n_ctx=256, n_threads=1))
+    client = WorkerClient(await watching_load(model, n_ctx=256, n_threads=1))
     try:
         bos = (await client.load()).bos
         assert bos is not None

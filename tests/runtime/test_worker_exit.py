@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from edgeapp.errors import EngineCrashed, EngineHung
+from edgeapp.errors import DeviceLost, EngineCrashed, EngineHung
 from edgeapp.runtime.worker_exit import WorkerExit
 
 
@@ -39,3 +39,25 @@ def test_a_worker_that_we_ended_did_not_run_out_of_memory() -> None:
     error = ended.error()
     assert isinstance(error, EngineHung)
     assert error.message == "It was silent."
+
+
+@pytest.mark.parametrize(
+    ("stderr", "lost"),
+    [
+        (("ggml-rpc.cpp:354: Remote RPC server crashed or returned malformed response",), True),
+        (("CUDA error: unspecified launch failure", "  current device: 0", "ggml-cuda.cu:88"), True),
+        (("CUDA error: uncorrectable ECC error encountered",), True),
+        (("CUDA error: out of memory",), False),
+        (("GGML_ASSERT(n > 0) failed",), False),
+    ],
+)
+def test_a_lost_gpu_is_told_apart(stderr: tuple[str, ...], *, lost: bool) -> None:
+    error = WorkerExit(returncode=-signal.SIGABRT, stderr_tail=stderr).error()
+    assert isinstance(error, DeviceLost) == lost
+    assert ("GPU was lost" in error.message) == lost
+
+
+def test_what_the_driver_says_of_a_lost_gpu_is_the_reason() -> None:
+    ended = WorkerExit(returncode=-9, stderr_tail=(), ended_for="It has gone.", is_device_lost=True)
+    assert isinstance(ended.error(), DeviceLost)
+    assert ended.error().message == "The GPU was lost. It has gone."

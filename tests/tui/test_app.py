@@ -101,7 +101,7 @@ async def test_a_message_waits_until_the_model_is_loaded() -> None:
         await chat.type_and_send("early")
         assert engine.requests == []
         assert chat.user_messages() == ["early"]
-        engine.release()
+        engine.let_go()
         await chat.until_answered()
         assert chat.answers() == ["early"]
 
@@ -113,7 +113,7 @@ async def test_stopping_gives_a_waiting_message_back_to_the_input() -> None:
         await chat.press("escape")
         await chat.until(lambda: chat.user_messages() == [])
         assert chat.app.prompt.text == "early"
-        engine.release()
+        engine.let_go()
         await chat.until_state("ready")
         assert engine.requests == []
 
@@ -127,7 +127,7 @@ async def test_messages_sent_during_an_answer_are_answered_one_after_the_other()
         await chat.type_and_send("two")
         await chat.type_and_send("three")
         assert len(engine.requests) == 1
-        engine.release()
+        engine.let_go()
         await chat.until_answered(3)
         shown = [type(child).__name__ for child in chat.app.transcript.children]
         assert chat.answers() == ["first", "second", "third"]
@@ -211,7 +211,7 @@ async def test_a_load_failure_shows_its_sentence_its_hint_and_the_way_out() -> N
         await chat.type_and_send("early")
         engine = chat.app._client
         assert isinstance(engine, ScriptedEngine)
-        engine.release()
+        engine.let_go()
         await chat.until_state("failed")
         assert chat.notes().splitlines() == [error.message, error.hint, "Press Ctrl+Q to quit."]
         assert chat.app.prompt.text == "early"
@@ -323,7 +323,7 @@ async def test_the_view_follows_the_answer_unless_the_user_scrolled_up() -> None
         await chat.press("pageup")
         await chat.until(lambda: transcript.scroll_y < transcript.max_scroll_y)
         scroll_y = transcript.scroll_y
-        engine.release()
+        engine.let_go()
         await chat.until_answered()
         await chat.pilot.pause()
         assert transcript.scroll_y == scroll_y

@@ -24,7 +24,7 @@ async def test_a_thought_is_written_out_and_folded_when_the_answer_begins() -> N
         await chat.type_and_send("2 + 2?")
         await chat.until(lambda: "First this." in chat.screen())
         assert "thinking" in chat.screen()
-        engine.release()
+        engine.let_go()
         await chat.until_answered()
         assert chat.answers() == ["So: 4."]
         assert "First this." not in chat.screen()

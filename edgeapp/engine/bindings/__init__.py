@@ -25,6 +25,7 @@ from edgeapp.engine.bindings.context import (
     new_context,
     watch_callback,
 )
+from edgeapp.engine.bindings.devices import cpu_handle, device, devices, gpu_handle, pinned_buffer_type
 from edgeapp.engine.bindings.embeddings import (
     embedding_size,
     new_embedding_context,
@@ -32,7 +33,6 @@ from edgeapp.engine.bindings.embeddings import (
 )
 from edgeapp.engine.bindings.library import (
     BINDING_VERSION,
-    devices,
     ggml_function,
     start,
     stop,
@@ -46,7 +46,9 @@ from edgeapp.engine.bindings.memory import (
     kv_length,
     kv_truncate,
 )
+from edgeapp.engine.bindings.memory_use import memory_use
 from edgeapp.engine.bindings.metadata import model_arch_value, model_value
+from edgeapp.engine.bindings.rpc_servers import register_rpc_servers
 from edgeapp.engine.bindings.samplers import (
     SamplerHandle,
     accept,
@@ -89,7 +91,7 @@ from edgeapp.engine.bindings.vocabulary import (
     vocab_facts,
 )
 from edgeapp.engine.bindings.weights import (
-    EXPERT_TENSORS,
+    LoadMode,
     ModelHandle,
     ModelOptions,
     chat_template,
@@ -104,7 +106,6 @@ from edgeapp.engine.bindings.weights import (
 
 __all__ = [
     "BINDING_VERSION",
-    "EXPERT_TENSORS",
     "VOCAB_TYPE_BPE",
     "AbortFlag",
     "AdapterHandle",
@@ -113,6 +114,7 @@ __all__ = [
     "ContextOptions",
     "DecodeResult",
     "KvType",
+    "LoadMode",
     "MemoryKind",
     "ModelHandle",
     "ModelOptions",
@@ -124,6 +126,8 @@ __all__ = [
     "chat_template",
     "context_n_batch",
     "context_n_ctx",
+    "cpu_handle",
+    "device",
     "devices",
     "embedding_size",
     "first_position",
@@ -133,6 +137,7 @@ __all__ = [
     "free_sampler",
     "get_vocab",
     "ggml_function",
+    "gpu_handle",
     "is_eog",
     "kv_clear",
     "kv_copy",
@@ -145,6 +150,7 @@ __all__ = [
     "logits",
     "logits_row",
     "memory_kind",
+    "memory_use",
     "model_arch_value",
     "model_desc",
     "model_has_decoder",
@@ -154,6 +160,8 @@ __all__ = [
     "model_value",
     "new_context",
     "new_embedding_context",
+    "pinned_buffer_type",
+    "register_rpc_servers",
     "sample",
     "sampler_chain",
     "sampler_dist",

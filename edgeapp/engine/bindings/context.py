@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 ContextHandle = NewType("ContextHandle", int)
 
 DecodeResult = Literal["ok", "aborted", "no_slot"]
-KvType = Literal["f16", "f32"]
-_GGML_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1}  # ggml.h, enum ggml_type
+KvType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+# ggml.h, enum ggml_type
+_GGML_TYPES: dict[KvType, int] = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8,
+}  # fmt: skip
+_UNQUANTISED: tuple[KvType, ...] = ("f32", "f16")
+"""The others need flash attention, and heads whose length is a multiple of their block of 32."""
 
 
 class AbortFlag:
@@ -82,7 +87,9 @@ def new_context(
     if handle is None:
         raise LoadFailed(
             f"llama.cpp could not create a context of {options.n_ctx} tokens: {first_problem()}.",
-            hint="A smaller --ctx needs less memory.",
+            hint="A smaller --ctx needs less memory."
+            if options.kv_type in _UNQUANTISED
+            else "`--kv f16` works with every model.",
         )
     return handle
 

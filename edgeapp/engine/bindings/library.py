@@ -9,11 +9,9 @@ import importlib.util
 import sys
 import types
 from collections import deque
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgeapp.errors import BindingMismatch
-from edgeapp.protocol import Device
 
 BINDING_VERSION = "0.3.36"
 _STRUCT_BYTES = {"llama_model_params": 80, "llama_context_params": 160, "llama_batch": 56}
@@ -22,13 +20,6 @@ _CONTEXT_DEFAULTS = {"n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "flash_attn
 
 
 _LOG_WARN, _LOG_ERROR = 3, 4  # ggml.h, enum ggml_log_level
-_DEVICE_KINDS: tuple[Literal["cpu", "gpu", "igpu", "accel", "meta"], ...] = (
-    "cpu",
-    "gpu",
-    "igpu",
-    "accel",
-    "meta",
-)  # ggml-backend.h, enum ggml_backend_dev_type
 
 
 def _import_binding() -> Any:
@@ -84,18 +75,21 @@ _check_binding()
 
 @functools.cache
 def ggml_function(name: str, restype: Any, *argtypes: Any) -> Any:
-    """Find a ggml function that llama-cpp-python does not declare."""
-    folder = Path(c._lib._name).parent  # noqa: SLF001 - the folder that the binding really loaded from
-    for library in ("libggml.so", "libggml-base.so"):
-        try:
-            function = getattr(ctypes.CDLL(str(folder / library)), name)
-        except (AttributeError, OSError):
-            continue
-        function.restype, function.argtypes = restype, list(argtypes)
-        return function
-    raise BindingMismatch(
-        f"{name} is missing from libggml in {folder}.", hint="`make clean run` builds it again."
-    )
+    """Find a function that llama-cpp-python does not declare, of ggml or of llama.cpp.
+
+    It is looked up through libllama, so that it comes from the very libggml that libllama uses: an installed
+    wheel holds several copies of each library under different names, and each would load as another one.
+    """
+    library = c._lib._name  # noqa: SLF001 - the file that the binding really loaded
+    try:
+        function = getattr(ctypes.CDLL(library), name)
+    except (AttributeError, OSError) as problem:
+        raise BindingMismatch(
+            f"{name} is missing from the engine's library: {problem}.",
+            hint="`make clean run` builds it again.",
+        ) from problem
+    function.restype, function.argtypes = restype, list(argtypes)
+    return function
 
 
 # Log -----------------------------------------------------------------------------------------------------
@@ -131,24 +125,3 @@ def system_info() -> str:
     """Return llama.cpp's line about CPU features and backends."""
     info: bytes = c.llama_print_system_info()
     return info.decode("utf-8", "replace")
-
-
-def devices() -> tuple[Device, ...]:
-    """Return every compute device with its free and total bytes."""
-    count = ggml_function("ggml_backend_dev_count", ctypes.c_size_t)
-    get = ggml_function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    return tuple(_device(ctypes.c_void_p(get(index))) for index in range(count()))
-
-
-def _device(handle: ctypes.c_void_p) -> Device:
-    text = ctypes.c_char_p
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    size_p = ctypes.POINTER(ctypes.c_size_t)
-    ggml_function("ggml_backend_dev_memory", None, ctypes.c_void_p, size_p, size_p)(handle, free, total)
-    return Device(
-        name=ggml_function("ggml_backend_dev_name", text, ctypes.c_void_p)(handle).decode(),
-        description=ggml_function("ggml_backend_dev_description", text, ctypes.c_void_p)(handle).decode(),
-        kind=_DEVICE_KINDS[ggml_function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(handle)],
-        free_bytes=free.value,
-        total_bytes=total.value,
-    )

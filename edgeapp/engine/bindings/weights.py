@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, Any, Literal, NewType
 
-from edgeapp.engine.bindings.library import c, first_problem, ggml_function, recent_problems
+from edgeapp.engine.bindings.devices import buffer_type, gpu_handle
+from edgeapp.engine.bindings.library import c, first_problem, recent_problems
 from edgeapp.errors import EngineError, LoadFailed, NotEnoughMemory, UnsupportedModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+LoadMode = Literal["mmap", "none"]
 ModelHandle = NewType("ModelHandle", int)
 
 
@@ -21,15 +24,21 @@ class _BufferOverride(ctypes.Structure):
     _fields_ = (("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p))
 
 
-EXPERT_TENSORS = rb"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # llama.cpp common/common.h, LLM_FFN_EXPS_REGEX
+_LOAD_MODES: dict[LoadMode, int] = {"mmap": c.LLAMA_LOAD_MODE_AUTO, "none": c.LLAMA_LOAD_MODE_NONE}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    n_gpu_layers: int
-    cpu_experts: bool
-    use_mmap: bool
+    """Where the weights go. `device` is ggml's name of the only GPU that is used; empty is none."""
+
+    device: str = ""
+    n_gpu_layers: int = 0
+    tensor_overrides: tuple[tuple[str, str], ...] = ()
+    """(pattern, buffer) as in `protocol.TensorOverride`."""
+    load_mode: LoadMode = "mmap"
     repack: bool = True
+    has_weights: bool = True
+    """False reads the header only, to ask what memory the model would take. It cannot compute."""
     replaced: tuple[tuple[str, int], ...] = ()
     """Integers of the GGUF header that the model shall have instead of its own, by key."""
 
@@ -37,29 +46,47 @@ class ModelOptions:
 def load_model(path: str, options: ModelOptions, on_progress: Callable[[float], bool]) -> ModelHandle:
     """Load a GGUF; `on_progress` gets 0 to 1 and returns False to give up.
 
-    Raise `NotEnoughMemory`, `UnsupportedModel` or `LoadFailed`, told apart by llama.cpp's log.
+    Raise `NotEnoughMemory`, `UnsupportedModel` or `LoadFailed`, told apart by llama.cpp's log, and
+    `UsageError` for a device that there is not.
     """
     callback = c.llama_progress_callback(lambda fraction, _user_data: on_progress(fraction))
     params = c.llama_model_default_params()
-    params.n_gpu_layers = options.n_gpu_layers
+    arrays = _place(params, options)
     params.use_extra_bufts = options.repack
-    params.load_mode = c.LLAMA_LOAD_MODE_AUTO if options.use_mmap else c.LLAMA_LOAD_MODE_NONE
+    params.no_alloc = not options.has_weights
+    params.load_mode = _LOAD_MODES[options.load_mode if options.has_weights else "none"]
     params.progress_callback = callback
-    if options.cpu_experts:
-        overrides = _expert_overrides()
-        params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
     if options.replaced:
         params.kv_overrides = _header_overrides(options.replaced)
     recent_problems.clear()
     handle = c.llama_model_load_from_file(path.encode(), params)
+    del arrays  # read, and not needed any more
     if not handle:
         raise load_error()
     return ModelHandle(handle)
 
 
-def _expert_overrides() -> Any:
-    cpu_buffer = ggml_function("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
-    return (_BufferOverride * 2)(_BufferOverride(EXPERT_TENSORS, cpu_buffer), _BufferOverride(None, None))
+def _place(params: Any, options: ModelOptions) -> tuple[Any, ...]:
+    """Fill in where the weights go; return the arrays that must live for as long as `params` is read."""
+    handles = [gpu_handle(options.device)] if options.device else []
+    # The last element is NULL. A list without any other keeps every GPU out.
+    chosen = (ctypes.c_void_p * (len(handles) + 1))(*handles, None)
+    # Without shares llama.cpp divides by the free memory, and fails oddly when that is 0.
+    shares = (ctypes.c_float * c.llama_max_devices())(1.0)
+    overrides = _buffer_overrides(options.tensor_overrides)
+    params.devices = ctypes.cast(chosen, ctypes.c_void_p)
+    params.split_mode, params.main_gpu = c.LLAMA_SPLIT_MODE_NONE, 0
+    params.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
+    params.n_gpu_layers = options.n_gpu_layers if options.device else 0
+    if options.tensor_overrides:
+        params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+    return chosen, shares, overrides
+
+
+def _buffer_overrides(wanted: Sequence[tuple[str, str]]) -> Any:
+    """Return the array as llama.h wants it: the last element is empty."""
+    overrides = [_BufferOverride(pattern.encode(), buffer_type(buffer)) for pattern, buffer in wanted]
+    return (_BufferOverride * (len(overrides) + 1))(*overrides, _BufferOverride(None, None))
 
 
 def _header_overrides(replaced: Sequence[tuple[str, int]]) -> Any:
@@ -79,13 +106,28 @@ def load_error() -> EngineError | NotEnoughMemory | UnsupportedModel:
             hint="A newer edgeapp may support it.",
         )
     if any(sign in log for sign in ("unable to allocate", "failed to allocate", "out of memory")):
-        return NotEnoughMemory(
-            f"There is not enough memory for the model: {first_problem()}.",
-            hint="Close other programs, or choose a smaller quantisation or a smaller --ctx.",
-        )
+        return _not_enough_memory(log)
     return LoadFailed(
         f"llama.cpp could not load the model: {first_problem()}.",
         hint="`edgeapp models verify` checks a downloaded file; a damaged one must be downloaded again.",
+    )
+
+
+# ggml-alloc.c: "failed to allocate CUDA0 buffer of size 72195840"
+_ALLOCATION = re.compile(r"failed to allocate (\S+) buffer of size (\d+)")
+
+
+def _not_enough_memory(log: str) -> NotEnoughMemory:
+    refused = _ALLOCATION.search(log)
+    if refused is None:
+        problem, needed_bytes = first_problem(), 0
+    else:
+        needed_bytes = int(refused[2])
+        problem = f"{needed_bytes / 1024**2:.0f} MiB of {refused[1]} could not be had"
+    return NotEnoughMemory(
+        f"There is not enough memory for the model: {problem}.",
+        needed_bytes=needed_bytes,
+        hint="Close other programs, or choose a smaller quantisation or a smaller --ctx.",
     )
 
 

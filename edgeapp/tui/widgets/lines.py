@@ -20,6 +20,7 @@ _STATE_STYLES: dict[State, str] = {
     "ready": "$text-success",
     "answering": "$text-accent",
     "stopping": "$text-warning",
+    "released": "$text-muted",
     "down": "$text-error",
     "failed": "$text-error",
 }

@@ -1,0 +1,58 @@
+"""The engine of a job: its client, what other programs see of it, and what watches over it while it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeapp.monitor.own_memory import OwnMemory
+from edgeapp.monitor.running import RunningEngine
+from edgeapp.monitor.samples import watch
+from edgeapp.placement.budget import DEFAULT_RESERVE_BYTES, reserve_bytes
+from edgeapp.runtime.steward import Steward
+from edgeapp.runtime.worker_client import WorkerClient
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeapp.cli.job import Job
+    from edgeapp.protocol import Load
+
+_LOOK_S = 1.0
+"""Between two looks at memory."""
+
+
+class JobEngine:
+    """Nothing is started yet. `close` `running` at the end; the client closes itself."""
+
+    def __init__(self, job: Job, *, front_end: str) -> None:
+        self._choice = job.engine
+        self.client = WorkerClient(
+            job.engine.load,
+            fallbacks=job.engine.fallbacks,
+            replan=self.replan,
+            idle_release_s=job.idle_release_s,
+            allow_cpu=job.allow_cpu,
+        )
+        self.running = RunningEngine(front_end=front_end, model=job.model)
+        self._describe()
+
+    async def replan(self, *, max_vram_bytes: int | None = None) -> tuple[Load, Sequence[Load]]:
+        """Plan the same model for the memory there is now. Raise `EdgeappError` when nothing fits."""
+        self._choice = await self._choice.again(max_vram_bytes=max_vram_bytes)
+        self._describe()
+        return self._choice.load, self._choice.fallbacks
+
+    async def watch_over(self) -> None:
+        """Give way to other programs for as long as this runs."""
+        own = OwnMemory()
+        self.client.watch(own.observe)
+        steward = Steward(self.client, self.replan, reserve_bytes=self._reserve_bytes())
+        await steward.run(watch(own.look, _LOOK_S))
+
+    def _describe(self) -> None:
+        planned = self._choice.planned
+        self.running.describe(planned.plan, planned.shape.expert_layers)
+
+    def _reserve_bytes(self) -> int:
+        planned = self._choice.planned
+        return reserve_bytes(planned.machine.device, planned.wishes) or DEFAULT_RESERVE_BYTES
