@@ -18,7 +18,7 @@ run: env ## set up whatever is missing, then open the chat (ARGS="MODEL --ctx 81
 	@.venv/bin/edgeapp run $(ARGS)
 
 test: lint ## everything CI checks: format, lint, types, import contracts, all tests
-	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: dev-env ## format check, ruff, mypy --strict, import contracts
 	@$(PYTHON) -m ruff format --check $(SOURCES)

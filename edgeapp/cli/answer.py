@@ -50,7 +50,7 @@ async def answer(job: Job, prompt: str, *, as_json: bool) -> int:
     status = _StatusLine(job.model)
     status.say(job.engine.planned.plan.reason)
     client.watch(status.show)
-    session = ChatSession(client, job.settings, running=engine.running)
+    session = ChatSession(client, job.settings, onlooker=engine)
     preparing = asyncio.ensure_future(load_adapters(client, job.adapters))
     with _stopping_on_signals(session, preparing) as received:
         try:
@@ -63,7 +63,7 @@ async def answer(job: Job, prompt: str, *, as_json: bool) -> int:
         except EdgeappError as problem:
             return _report(problem, as_json=as_json)
         finally:
-            engine.running.close()
+            engine.close()
             await client.aclose()
     if isinstance(end, Failed):
         return _report(from_code(end.code, end.message, end.hint), as_json=as_json)

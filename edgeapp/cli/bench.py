@@ -121,15 +121,20 @@ def _counts(experts: str, info: GgufInfo) -> list[int]:
 async def _speed(info: GgufInfo, choices: dict[str, Any], report: Report) -> SpeedReport:
     from edgeapp.bench.speed import SPARE_TOKENS, measure_speed
     from edgeapp.cli.bench_tables import SpeedReport
-    from edgeapp.runtime.planning import planned_load
+    from edgeapp.profiles.answer_watch import AnswerWatch
+    from edgeapp.profiles.predictions import record
+    from edgeapp.runtime.planning import EngineChoice, planned_to_measure
     from edgeapp.runtime.worker_client import WorkerClient
     from edgeapp_converters import texts
 
     n_ctx = choices["n_prompt"] + choices["n_decode"] + SPARE_TOKENS
-    load = await planned_load(info.path, n_ctx=n_ctx, n_threads=choices["threads"] or 0)
+    made = await planned_to_measure(info.path, n_ctx=n_ctx, n_threads=choices["threads"] or 0)
+    load = EngineChoice(planned=made).load
     client = WorkerClient(load)
     on_step = _counted(report, total=choices["repeats"] + 1)
     try:
+        loaded = await client.load()
+        watch = AnswerWatch(made.expected, client.worker_pid or 0)
         speed = await measure_speed(
             client,
             texts.find(choices["text"] or _TEXT).text,
@@ -138,7 +143,12 @@ async def _speed(info: GgufInfo, choices: dict[str, Any], report: Report) -> Spe
             n_repeats=choices["repeats"],
             on_step=on_step,
         )
-        return SpeedReport(info=info, loaded=await client.load(), load=load, speed=speed)
+        entry = watch.measured(
+            decode_tps=speed.decode.median_tps, prefill_tps=speed.prefill.median_tps, source="bench"
+        )
+        if entry is not None:
+            record(entry)
+        return SpeedReport(info=info, loaded=loaded, load=load, speed=speed)
     finally:
         await client.aclose()
 

@@ -8,21 +8,25 @@ from edgeapp.monitor.own_memory import OwnMemory
 from edgeapp.monitor.running import RunningEngine
 from edgeapp.monitor.samples import watch
 from edgeapp.placement.budget import DEFAULT_RESERVE_BYTES, reserve_bytes
+from edgeapp.profiles.answer_watch import AnswerRecorder
+from edgeapp.protocol import Done
 from edgeapp.runtime.steward import Steward
 from edgeapp.runtime.worker_client import WorkerClient
+from edgeapp.session.publishing import follow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeapp.cli.job import Job
     from edgeapp.protocol import Load
+    from edgeapp.runtime.client import GenerationEvent
 
 _LOOK_S = 1.0
 """Between two looks at memory."""
 
 
 class JobEngine:
-    """Nothing is started yet. `close` `running` at the end; the client closes itself."""
+    """Nothing is started yet. `close` it at the end; whoever uses the client closes that."""
 
     def __init__(self, job: Job, *, front_end: str) -> None:
         self._choice = job.engine
@@ -33,7 +37,9 @@ class JobEngine:
             idle_release_s=job.idle_release_s,
             allow_cpu=job.allow_cpu,
         )
-        self.running = RunningEngine(front_end=front_end, model=job.model)
+        self._running = RunningEngine(front_end=front_end, model=job.model)
+        follow(self.client, self._running)
+        self._recorder = AnswerRecorder(job.engine.planned.expected, lambda: self.client.worker_pid)
         self._describe()
 
     async def replan(self, *, max_vram_bytes: int | None = None) -> tuple[Load, Sequence[Load]]:
@@ -49,9 +55,24 @@ class JobEngine:
         steward = Steward(self.client, self.replan, reserve_bytes=self._reserve_bytes())
         await steward.run(watch(own.look, _LOOK_S))
 
+    def close(self) -> None:
+        """Say nothing to other programs any more."""
+        self._running.close()
+
+    def begin(self) -> None:
+        """Watch the machine during an answer that is about to be asked for."""
+        self._recorder.begin()
+
+    def observe(self, event: GenerationEvent) -> None:
+        """Take in an event of the answer; at its end compare what was predicted with what came."""
+        self._running.observe(event)
+        if isinstance(event, Done) and not self._choice.n_expert_used:  # other experts, another speed
+            self._recorder.end(event)
+
     def _describe(self) -> None:
         planned = self._choice.planned
-        self.running.describe(planned.plan, planned.shape.expert_layers)
+        self._recorder.expected = planned.expected
+        self._running.describe(planned.plan, planned.shape.expert_layers)
 
     def _reserve_bytes(self) -> int:
         planned = self._choice.planned

@@ -187,13 +187,13 @@ def _chat(job: Job, resolved: ResolvedModel, *, theme: str) -> None:
         welcome="\n".join(filter(None, (resolved.description, f"Placement: {plan.reason}."))),
         theme=theme,
         prepare=partial(load_adapters, engine.client, job.adapters),
-        running=engine.running,
+        onlooker=engine,
         watch_over=engine.watch_over,
     )
     try:
         app.run()
     finally:
-        engine.running.close()
+        engine.close()
     if app.load_problem is not None:
         raise app.load_problem
     sys.exit(app.return_code or 0)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from edgeapp.cli.tune_progress import TuneProgress
     from edgeapp.cli.tune_tables import TuneReport
+    from edgeapp.gguf_info import GgufInfo
     from edgeapp.placement.wishes import Wishes
     from edgeapp.profiles.machine_profile import MachineProfile
     from edgeapp.tune.tuning import Tuning
@@ -135,9 +136,9 @@ async def _tuned(
         exercise=tuning.exercise,
         trials=tuple(tuning.trials),
         best=tuning.best,
+        is_kept=_keep(tuning, first.info, wishes, profile),
         ended=tuning.ended,
     )
-    _keep(report, wishes)
     return report, stopped_by
 
 
@@ -164,14 +165,16 @@ async def _run_until_stopped(tuning: Tuning) -> int:
     return received[0] if received else 0
 
 
-def _keep(report: TuneReport, wishes: Wishes) -> None:
+def _keep(tuning: Tuning, info: GgufInfo, wishes: Wishes, profile: MachineProfile) -> bool:
+    """Tell whether there is something that later starts use."""
     from edgeapp.tune.keeping import keep
 
     try:
-        keep(report.info, wishes, report.profile.key, trials=report.trials, best=report.best)
+        return keep(info, wishes, profile.key, trials=tuning.trials, best=tuning.best) is not None
     except OSError as problem:
         reason = problem.strerror or str(problem)
         click.echo(f"note: The result could not be kept for later starts: {reason}.", err=True)
+        return False
 
 
 def _print_report(report: TuneReport, *, as_json: bool) -> None:

@@ -11,7 +11,6 @@ from msgspec import structs
 from edgeapp.cleantext import clean_line
 from edgeapp.cli.download_progress import describe_bytes
 from edgeapp.cli.table import print_columns, print_rows
-from edgeapp.profiles.likely_cause import was_crowded
 from edgeapp.profiles.tuned import Choices
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ class TuneReport:
     exercise: Exercise | None
     trials: tuple[Trial, ...]
     best: Trial | None
+    is_kept: bool
+    """Later starts use `best`."""
     ended: Ended
 
     @property
@@ -55,8 +56,7 @@ class TuneReport:
     @property
     def n_crowded(self) -> int:
         """How many tries shared the CPUs with other programs, which makes them hard to compare."""
-        records = (trial.record for trial in self.trials)
-        return sum(1 for record in records if record is not None and was_crowded(record.facts))
+        return sum(1 for trial in self.trials if trial.is_crowded)
 
     def as_json(self) -> dict[str, Any]:
         """Return one object; rates are tokens per second, times seconds."""
@@ -70,6 +70,7 @@ class TuneReport:
             "choices": structs.asdict(self.best.choices) if self.best else None,
             "speed_up": self.speed_up,
             "n_crowded": self.n_crowded,
+            "is_kept": self.is_kept,
             "ended": self.ended,
         }
 
@@ -104,8 +105,8 @@ class TuneReport:
             return f"The plan is the fastest: {_seconds(best.actual.request_s)} a request."
         return (
             f"The fastest is: {best.name}. {_seconds(best.actual.request_s)} a request instead of "
-            f"{_seconds(planned.actual.request_s)}, {self.speed_up:.2f} times as fast as the plan."
-            " `edgeapp run` uses it from now on."
+            f"{_seconds(planned.actual.request_s)}, {self.speed_up:.2f} times as fast as the plan. "
+            + ("`edgeapp run` uses it from now on." if self.is_kept else "It is not kept for later.")
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,9 @@ def prefix_folder() -> Path:
 
 def engine_has_cuda() -> bool:
     """Tell whether the installed engine can use an NVIDIA GPU, by its files: nothing is imported."""
+    chosen = os.environ.get("LLAMA_CPP_LIB_PATH")
+    if chosen and next(Path(chosen).glob("libggml-cuda*"), None):
+        return True
     spec = importlib.util.find_spec("llama_cpp")
     folders = spec.submodule_search_locations if spec else None
     return any(next(Path(folder, "lib").glob("libggml-cuda*"), None) for folder in folders or ())

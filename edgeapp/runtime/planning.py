@@ -18,6 +18,7 @@ from edgeapp.placement.ladder import ladder
 from edgeapp.placement.plan import CTX_STEP, UBATCHES, context_of, expert_overrides, plan
 from edgeapp.placement.shape import ModelShape, model_shape
 from edgeapp.placement.wishes import Wishes
+from edgeapp.profiles.answer_watch import Expected
 from edgeapp.profiles.machine_profile import MachineKey, machine_key, measured_machine, read_profile
 from edgeapp.profiles.tuned import read_tuned, still_pays, tuned_wishes
 from edgeapp.protocol import ProbeShape, TensorOverride
@@ -47,6 +48,19 @@ class Planned:
     plan: PlacementPlan
     fallbacks: tuple[PlacementPlan, ...]
     """What to try, in this order, when the real load fails for memory."""
+    assumed_ram_read_bps: float = 0.0
+    """What was assumed of the memory before it was measured; 0 when it was not."""
+
+    @property
+    def expected(self) -> Expected:
+        """What an answer is compared with afterwards."""
+        return Expected(
+            model=self.info.path.name,
+            plan=self.plan,
+            workload=self.wishes.workload,
+            machine=self.machine,
+            assumed_ram_read_bps=self.assumed_ram_read_bps,
+        )
 
     def with_wishes(self, wishes: Wishes) -> Planned:
         """Plan the same model on the same machine otherwise. Raise as `planned` does."""
@@ -74,6 +88,7 @@ async def planned(path: Path, wishes: Wishes, *, is_tuned: bool = True) -> Plann
         wishes=wishes,
         plan=made,
         fallbacks=ladder(shape, facts.machine, compute, wishes, made),
+        assumed_ram_read_bps=facts.assumed_ram_read_bps,
     )
     return _tuned(first, facts.key) if is_tuned else first
 
@@ -86,6 +101,8 @@ class MachineFacts:
     key: MachineKey
     host: Host
     gpus: tuple[Gpu, ...]
+    assumed_ram_read_bps: float = 0.0
+    """What was assumed of the memory before it was measured; 0 when it was not."""
 
 
 async def machine_facts(*, use_gpu: bool = True) -> MachineFacts:
@@ -102,7 +119,13 @@ async def machine_facts(*, use_gpu: bool = True) -> MachineFacts:
     profile = read_profile(key)
     if profile is not None:
         machine = measured_machine(machine, profile)
-    return MachineFacts(machine=machine, key=key, host=host, gpus=gpus)
+    return MachineFacts(
+        machine=machine,
+        key=key,
+        host=host,
+        gpus=gpus,
+        assumed_ram_read_bps=profile.assumed_ram_read_bps if profile else 0.0,
+    )
 
 
 def may_have_devices() -> bool:
@@ -182,15 +205,18 @@ class EngineChoice:
         )
 
 
-async def planned_load(path: Path, *, n_ctx: int, n_threads: int = 0) -> Load:
-    """Return how the model at `path` is loaded to be measured; 0 threads is the default.
+async def planned_to_measure(path: Path, *, n_ctx: int, n_threads: int = 0) -> Planned:
+    """Plan a model that is to be measured; 0 threads is the default.
 
     The context is never longer than the trained one. Raise as `planned` does.
     """
     info = read_gguf_info(path)
-    wishes = Wishes(n_ctx=min(n_ctx, info.n_ctx_train or n_ctx), n_threads=n_threads)
-    made = await planned(path, wishes)
-    return load_request(made.plan, made.info.path)
+    return await planned(path, Wishes(n_ctx=min(n_ctx, info.n_ctx_train or n_ctx), n_threads=n_threads))
+
+
+async def planned_load(path: Path, *, n_ctx: int, n_threads: int = 0) -> Load:
+    """Return how the model at `path` is loaded to be measured. As `planned_to_measure`."""
+    return EngineChoice(planned=await planned_to_measure(path, n_ctx=n_ctx, n_threads=n_threads)).load
 
 
 # Compute buffers -----------------------------------------------------------------------------------------

@@ -140,8 +140,8 @@ class Steward:
         if dropped.n_conversations:
             self._tell(
                 "caches_dropped",
-                f"Memory runs short: the computed state of {dropped.n_conversations} older conversations"
-                f" was given up ({_mib(dropped.bytes)}).",
+                "Memory runs short: the computed state of older conversations"
+                f" was given up{f' ({_mib(dropped.bytes)})' if dropped.bytes >> 20 else ''}.",
                 "They are read again from their text when they are continued.",
             )
 

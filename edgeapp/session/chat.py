@@ -7,18 +7,16 @@ Knows no terminal, no HTTP and no file. The user's message and whatever arrived 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeapp.protocol import AdapterUse, Drafting, Generate, Grammar, Message, Sampling
 from edgeapp.session.holdings import Holdings
-from edgeapp.session.publishing import follow
 from edgeapp.session.shorten import n_too_many, summary_of
 from edgeapp.session.turns import Turn, absorb, alternating, is_taken_back
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from edgeapp.monitor.running import RunningEngine
     from edgeapp.runtime.client import EngineClient, Generation, GenerationEvent
 
 
@@ -38,20 +36,25 @@ class ChatSettings:
     logprobs: int = -1
 
 
+class Onlooker(Protocol):
+    """Who wants to know of every answer: `begin` just before it is asked for, then all its events."""
+
+    def begin(self) -> None: ...
+
+    def observe(self, event: GenerationEvent) -> None: ...
+
+
 class ChatSession:
     """One chat with one engine; one answer at a time."""
 
     def __init__(
-        self, client: EngineClient, settings: ChatSettings, *, running: RunningEngine | None = None
+        self, client: EngineClient, settings: ChatSettings, *, onlooker: Onlooker | None = None
     ) -> None:
-        """`running` tells other programs what is generated."""
         self._client = client
         self.settings = settings
         self._generation: Generation | None = None
         self.holdings = Holdings(client)
-        self._running = running
-        if running is not None:
-            follow(client, running)
+        self._onlooker = onlooker
         self.turns: list[Turn] = []
         self.summary = ""
         """What the model gets in place of turns that are no longer sent."""
@@ -96,11 +99,13 @@ class ChatSession:
         )
         answer = Turn(role="assistant", text="", status="failed")
         self.turns.append(answer)
+        if self._onlooker is not None:
+            self._onlooker.begin()
         self._generation = self._client.generate(request)
         try:
             async for event in self._generation:
-                if self._running is not None:
-                    self._running.observe(event)
+                if self._onlooker is not None:
+                    self._onlooker.observe(event)
                 answer = absorb(answer, event)
                 self.turns[-1] = answer
                 if not answer.text and is_taken_back(event):

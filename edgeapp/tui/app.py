@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from textual.timer import Timer
     from textual.widget import Widget
 
-    from edgeapp.monitor.running import RunningEngine
+    from edgeapp.session.chat import Onlooker
     from edgeapp.tui.wording import State
 
 _RATE_INTERVAL_S = 0.5
@@ -82,12 +82,12 @@ class ChatApp(App[None]):
         welcome: str = "",
         theme: str = "",
         prepare: Callable[[], Awaitable[None]] | None = None,
-        running: RunningEngine | None = None,
+        onlooker: Onlooker | None = None,
         watch_over: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`prepare` runs once the model is loaded and before anything is sent; it raises `EdgeappError`.
 
-        `running` tells other programs what is generated. `watch_over` runs for as long as the chat does.
+        `onlooker` hears of every answer. `watch_over` runs for as long as the chat does.
         """
         super().__init__()
         self.load_problem: EdgeappError | None = None
@@ -96,7 +96,7 @@ class ChatApp(App[None]):
         self._client = client
         self._prepare = prepare
         self._watch_over = watch_over
-        self.session = ChatSession(client, settings, running=running)
+        self.session = ChatSession(client, settings, onlooker=onlooker)
         self._wanted_theme = theme
         self._queue: deque[_Queued] = deque()
         self._may_send = False

@@ -22,7 +22,8 @@ def keep(
 ) -> Tuned | None:
     """Keep `best` for later starts and return it; when the plan itself was best, forget what was kept before.
 
-    What was predicted and measured of both is recorded, too.
+    What was predicted and measured of both is recorded, too. A choice that won while other programs took CPU
+    time is not kept, because without them another one may win.
 
     Raise `OSError` when it cannot be written.
     """
@@ -32,6 +33,8 @@ def keep(
     for entry in dict.fromkeys((planned.record, best.record)):
         if entry is not None:
             record(entry)
+    if best.is_crowded or planned.is_crowded:
+        return None
     if best is planned:
         forget_tuned(info, wishes.workload, wishes.n_ctx, machine)
         return None

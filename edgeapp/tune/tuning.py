@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from edgeapp.bench.speed import SPARE_TOKENS
 from edgeapp.errors import EdgeappError
-from edgeapp.profiles.likely_cause import likely_cause
+from edgeapp.profiles.likely_cause import likely_cause, was_crowded
 from edgeapp.profiles.tuned import Choices
 from edgeapp.tune.candidates import Cores, axes, describe, lengths
 from edgeapp.tune.trials import Actual, Exercise, Placed, measure
@@ -51,6 +51,11 @@ class Trial:
     def cause(self) -> str:
         """Why it was slower or faster than predicted; empty when it was not."""
         return likely_cause(self.record) if self.record else ""
+
+    @property
+    def is_crowded(self) -> bool:
+        """Other programs took CPU time meanwhile, which makes it hard to compare."""
+        return self.record is not None and was_crowded(self.record.facts)
 
 
 @dataclass(frozen=True, kw_only=True)

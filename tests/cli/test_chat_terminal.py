@@ -73,7 +73,7 @@ def chat(demo_model: Path) -> Iterator[Terminal]:
 def test_a_message_is_answered_and_the_footer_shows_the_speed(chat: Terminal) -> None:
     chat.type("Write one sentence about the sea.")
     chat.keys("Enter")
-    chat.wait_for("tok/s")
+    chat.wait_for("tok/s ·")
     chat.wait_for("ready")
     assert "Write one sentence about the sea." in chat.screen()
     chat.keys("C-q")
@@ -83,7 +83,7 @@ def test_a_message_is_answered_and_the_footer_shows_the_speed(chat: Terminal) ->
 def test_escape_stops_an_answer_and_the_chat_goes_on(chat: Terminal) -> None:
     chat.type("Tell me a very long story about a ship.")
     chat.keys("Enter")
-    chat.wait_for("tok/s")
+    chat.wait_for("tok/s ·")
     chat.keys("Escape")
     chat.wait_for("stopped")
     chat.type("Say hello.")
@@ -98,7 +98,7 @@ def test_a_killed_engine_is_told_and_the_next_message_is_answered(chat: Terminal
     chat.wait_for("engine was killed")
     chat.type("Say hello.")
     chat.keys("Enter")
-    chat.wait_for("tok/s")
+    chat.wait_for("tok/s ·")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
@@ -121,7 +121,7 @@ def test_control_c_stops_an_answer_and_leaves_the_engine_alone(chat: Terminal) -
     (worker,) = workers_of(chat.chat_process().pid)
     chat.type("Tell me a very long story about a ship.")
     chat.keys("Enter")
-    chat.wait_for("tok/s")
+    chat.wait_for("tok/s ·")
     chat.keys("C-c")
     chat.wait_for("stopped")
     assert worker.is_running()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgeapp.placement.search import Candidate, make_setting
+from edgeapp.placement.search import Candidate
+from edgeapp.placement.setting import make_setting
 from edgeapp.placement.split import Side, Split
 from tests.model_shapes import SHAPES, tensor_specs
 from tests.placement.recorded_fit import N_UBATCH, FitChoice

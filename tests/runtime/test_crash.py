@@ -61,12 +61,14 @@ async def test_killed_while_prefilling_the_answer_comes_from_the_next_worker(dem
 
 async def test_killed_while_loading_it_is_started_again(tiny_moe: Path) -> None:
     downs: list[EngineDown] = []
+    killed: list[int] = []
     async with real_engine(tiny_moe) as client:
 
         def on_status(status: StatusEvent) -> None:
             if isinstance(status, EngineDown):
                 downs.append(status)
-            if isinstance(status, Progress) and status.phase == "weights" and not downs:
+            if isinstance(status, Progress) and status.phase == "weights" and not killed:
+                killed.append(1)
                 _kill(client)
 
         client.watch(on_status)

@@ -24,6 +24,7 @@ from edgeapp.tune.trials import MAX_REPEATS, Actual, Exercise, Placed, measure
 from edgeapp.tune.tuning import Starting, Trial, Tuning, fastest
 from tests.cli.processes import workers_of
 from tests.fake_gpu import fake_gpu
+from tests.profiles.records import QUIET, a_record
 from tests.tune.plans import MACHINE, a_plan
 
 if TYPE_CHECKING:
@@ -227,6 +228,17 @@ async def test_a_plan_that_is_best_itself_ends_what_was_kept_before(tiny_moe: Pa
     keep(info, wishes, KEY, trials=trials, best=trials[1])
     assert keep(info, wishes, KEY, trials=trials, best=trials[0]) is None
     assert read_tuned(info, WORKLOAD, 0, KEY) is None
+
+
+@pytest.mark.parametrize("crowded", [0, 1])
+def test_what_won_while_other_programs_computed_is_not_kept(crowded: int, tiny_moe: Path) -> None:
+    info, wishes = read_gguf_info(tiny_moe), Wishes(workload=WORKLOAD)
+    trials = [a_trial(Choices(), 10.0, tiny_moe), a_trial(Choices(n_threads=2), 8.0, tiny_moe)]
+    busy = a_record(facts=replace(QUIET, worker_cores=2.0, others_cores=6.0))
+    trials[crowded] = dataclasses.replace(trials[crowded], record=busy)
+    assert keep(info, wishes, KEY, trials=trials, best=trials[1]) is None
+    assert read_tuned(info, WORKLOAD, 0, KEY) is None
+    assert last_records() == (busy,)
 
 
 async def test_without_a_measured_plan_nothing_is_kept(tiny_moe: Path) -> None:
