@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,10 @@ from edgeapp.profiles.machine_profile import MachineKey, machine_key, measured_m
 from edgeapp.profiles.tuned import read_tuned, still_pays, tuned_wishes
 from edgeapp.protocol import ProbeShape, TensorOverride
 from edgeapp.runtime.loading import engine_has_cuda, load_request
-from edgeapp.runtime.probing import list_devices, probe
+from edgeapp.runtime.probing import Questions, questions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from edgeapp.gguf_info import GgufInfo
@@ -76,9 +77,10 @@ async def planned(path: Path, wishes: Wishes, *, is_tuned: bool = True) -> Plann
     fit, `EngineError` when the engine cannot be asked.
     """
     info = read_gguf_info(path)
-    facts = await machine_facts(use_gpu=wishes.use_gpu)
     shape = model_shape(info)
-    compute = await _compute_need(info, shape, facts.machine, wishes)
+    async with _questions(use_gpu=wishes.use_gpu) as asked:
+        facts = _facts(asked.devices if asked else ())
+        compute = await _compute_need(asked, info, shape, facts.machine, wishes)
     made = plan(shape, facts.machine, compute, wishes)
     first = Planned(
         info=info,
@@ -110,9 +112,22 @@ async def machine_facts(*, use_gpu: bool = True) -> MachineFacts:
 
     Raise `EngineError` when the engine cannot be asked for its devices.
     """
-    host = read_host()
-    gpus = read_gpus().gpus if use_gpu else ()
-    devices = await list_devices() if use_gpu and may_have_devices() else ()
+    async with _questions(use_gpu=use_gpu) as asked:
+        return _facts(asked.devices if asked else ())
+
+
+@asynccontextmanager
+async def _questions(*, use_gpu: bool) -> AsyncIterator[Questions | None]:
+    """Start a worker that can be asked about GPUs, if there can be any."""
+    if not (use_gpu and may_have_devices()):
+        yield None
+        return
+    async with questions() as asked:
+        yield asked
+
+
+def _facts(devices: Sequence[Device]) -> MachineFacts:
+    host, gpus = read_host(), read_gpus().gpus
     device = _best([device for device in devices if device.kind == "gpu"])
     machine = assumed_machine(host, device, _same_card(device, gpus))
     key = machine_key(host, gpus, device=f"{device.name}, {device.description}" if device else "")
@@ -143,6 +158,18 @@ def _same_card(device: Device | None, gpus: Sequence[Gpu]) -> Gpu | None:
     if device is None:
         return None
     return next((gpu for gpu in gpus if gpu.name and gpu.name in device.description), None)
+
+
+async def _planned_now(made: Planned) -> Planned:
+    """Plan again for the machine as it is now; compute buffers are asked for only on another device."""
+    facts = await machine_facts(use_gpu=made.wishes.use_gpu)
+    if _device_name(facts.machine) != _device_name(made.machine):
+        return await planned(made.info.path, made.wishes)
+    return _tuned(replace(made, machine=facts.machine).with_wishes(made.wishes), facts.key)
+
+
+def _device_name(machine: Machine) -> str:
+    return "" if machine.device is None else machine.device.name
 
 
 def _with_all_free(machine: Machine) -> Machine:
@@ -192,7 +219,7 @@ class EngineChoice:
         """
         made, wishes = self.planned, self.planned.wishes
         if max_vram_bytes is None:
-            return replace(self, planned=await planned(made.info.path, wishes))
+            return replace(self, planned=await _planned_now(made))
         limit = min(max_vram_bytes, wishes.max_vram_bytes or max_vram_bytes)
         within = replace(made, machine=_with_all_free(made.machine)).with_wishes(
             replace(wishes, max_vram_bytes=limit, reserve_bytes=0)
@@ -222,12 +249,14 @@ async def planned_load(path: Path, *, n_ctx: int, n_threads: int = 0) -> Load:
 # Compute buffers -----------------------------------------------------------------------------------------
 
 
-async def _compute_need(info: GgufInfo, shape: ModelShape, machine: Machine, wishes: Wishes) -> ComputeNeed:
+async def _compute_need(
+    asked: Questions | None, info: GgufInfo, shape: ModelShape, machine: Machine, wishes: Wishes
+) -> ComputeNeed:
     """Let llama.cpp itself say how large its compute buffers are; assume them where there is no GPU."""
-    if machine.device is None:
+    if asked is None or machine.device is None:
         return ComputeNeed.assumed(shape)
     shapes = _probe_shapes(shape, machine.device.name, wishes)
-    _, found = await probe(info.path, shapes, n_threads=machine.host.n_threads)
+    found = await asked.probe(info.path, shapes, n_threads=machine.host.n_threads)
     points = []
     for wanted, buffers in zip(shapes, found, strict=True):
         by_device = {use.device: use.compute_bytes for use in buffers}

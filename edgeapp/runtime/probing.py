@@ -28,24 +28,48 @@ PROBE_TIMEOUT_S = 60.0
 MEASURE_TIMEOUT_S = 60.0
 
 
+class Questions:
+    """A worker that has loaded nothing, and can be asked several things."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """What ggml can compute on, the CPU included, with free and total bytes."""
+        return _devices(self._worker)
+
+    async def probe(
+        self, path: Path, shapes: Sequence[ProbeShape], *, n_threads: int
+    ) -> tuple[tuple[BufferUse, ...], ...]:
+        """Return what each shape takes of the devices; nothing where llama.cpp refuses it.
+
+        Raise `UnsupportedModel`, `LoadFailed` or `UsageError` (a device that there is not), `EngineError`
+        when the engine dies or hangs.
+        """
+        request = Probe(path=str(path), n_threads=n_threads, shapes=tuple(shapes))
+        return (await _ask(self._worker, request, Probed, timeout_s=PROBE_TIMEOUT_S)).shapes
+
+
+@asynccontextmanager
+async def questions() -> AsyncIterator[Questions]:
+    """Start a worker to be asked, and end it. Raise `EngineError`."""
+    async with _worker() as worker:
+        yield Questions(worker)
+
+
 async def list_devices() -> tuple[Device, ...]:
     """Return what ggml can compute on, the CPU included, with free and total bytes. Raise `EngineError`."""
-    async with _worker() as worker:
-        return _devices(worker)
+    async with questions() as asked:
+        return asked.devices
 
 
 async def probe(
     path: Path, shapes: Sequence[ProbeShape], *, n_threads: int
 ) -> tuple[tuple[Device, ...], tuple[tuple[BufferUse, ...], ...]]:
-    """Return the devices, and for each shape what it takes of them; nothing where llama.cpp refuses it.
-
-    Raise `UnsupportedModel`, `LoadFailed` or `UsageError` (a device that there is not), `EngineError` when
-    the engine dies or hangs.
-    """
-    async with _worker() as worker:
-        request = Probe(path=str(path), n_threads=n_threads, shapes=tuple(shapes))
-        probed = await _ask(worker, request, Probed, timeout_s=PROBE_TIMEOUT_S)
-        return _devices(worker), probed.shapes
+    """Return the devices, and for each shape what it takes of them. See `Questions.probe`."""
+    async with questions() as asked:
+        return asked.devices, await asked.probe(path, shapes, n_threads=n_threads)
 
 
 async def measure_machine(n_threads: int, device: str = "") -> MachineMeasured:

@@ -22,8 +22,7 @@ MIB = 1 << 20
 
 async def test_without_a_gpu_no_process_is_started(tiny_moe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EDGEAPP_RPC_SERVERS", raising=False)
-    monkeypatch.setattr("edgeapp.runtime.planning.list_devices", None)
-    monkeypatch.setattr("edgeapp.runtime.planning.probe", None)
+    monkeypatch.setattr("edgeapp.runtime.planning.questions", None)
     made = await planned(tiny_moe, Wishes())
     assert (made.plan.device, made.plan.n_gpu_layers) == ("", 0)
 
