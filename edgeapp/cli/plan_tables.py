@@ -37,7 +37,7 @@ def print_plan(made: Planned) -> None:
             click.echo(f"  {reason}")
     rows = what_if(made.shape, made.machine, made.compute, made.wishes)
     if rows:
-        click.echo("\nWhat if (expert layers in RAM)")
+        click.echo("\nWhat if: tokens/s (expert layers in RAM)")
         print_columns(_what_if_rows(rows))
 
 
@@ -103,8 +103,8 @@ def _what_if_rows(rows: Sequence[WhatIf]) -> list[tuple[str, ...]]:
 def _outcome(row: WhatIf) -> str:
     if row.plan is None:
         return "does not fit"
-    speed = f"{rate(row.plan.predicted.decode_tps)} tok/s"
+    speed = rate(row.plan.predicted.decode_tps)
     if not row.plan.device:
-        return f"{speed}, CPU only"
+        return f"{speed} (CPU only)"
     n_in_ram = len(row.plan.cpu_expert_layers)
-    return f"{speed}, {n_in_ram} in RAM" if n_in_ram else speed
+    return f"{speed} ({n_in_ram})" if n_in_ram else speed

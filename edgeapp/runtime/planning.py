@@ -14,15 +14,14 @@ from edgeapp.errors import NotEnoughMemory
 from edgeapp.gguf_info import read_gguf_info
 from edgeapp.hardware import Gpu, Host, read_gpus, read_host
 from edgeapp.placement.assumed import assumed_machine
-from edgeapp.placement.compute_need import ComputeNeed, ComputePoint
 from edgeapp.placement.ladder import ladder
-from edgeapp.placement.plan import CTX_STEP, UBATCHES, context_of, expert_overrides, plan
+from edgeapp.placement.plan import plan
 from edgeapp.placement.shape import ModelShape, model_shape
 from edgeapp.placement.wishes import Wishes
 from edgeapp.profiles.answer_watch import Expected
 from edgeapp.profiles.machine_profile import MachineKey, machine_key, measured_machine, read_profile
 from edgeapp.profiles.tuned import read_tuned, still_pays, tuned_wishes
-from edgeapp.protocol import ProbeShape, TensorOverride
+from edgeapp.runtime.compute_probe import compute_need
 from edgeapp.runtime.loading import engine_has_cuda, load_request
 from edgeapp.runtime.probing import Questions, questions
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeapp.gguf_info import GgufInfo
+    from edgeapp.placement.compute_need import ComputeNeed
     from edgeapp.placement.machine import Machine
     from edgeapp.placement.plan import PlacementPlan
     from edgeapp.profiles.tuned import Choices
@@ -80,7 +80,7 @@ async def planned(path: Path, wishes: Wishes, *, is_tuned: bool = True) -> Plann
     shape = model_shape(info)
     async with _questions(use_gpu=wishes.use_gpu) as asked:
         facts = _facts(asked.devices if asked else ())
-        compute = await _compute_need(asked, info, shape, facts.machine, wishes)
+        compute = await compute_need(asked, info, shape, facts.machine, wishes)
     made = plan(shape, facts.machine, compute, wishes)
     first = Planned(
         info=info,
@@ -244,56 +244,3 @@ async def planned_to_measure(path: Path, *, n_ctx: int, n_threads: int = 0) -> P
 async def planned_load(path: Path, *, n_ctx: int, n_threads: int = 0) -> Load:
     """Return how the model at `path` is loaded to be measured. As `planned_to_measure`."""
     return EngineChoice(planned=await planned_to_measure(path, n_ctx=n_ctx, n_threads=n_threads)).load
-
-
-# Compute buffers -----------------------------------------------------------------------------------------
-
-
-async def _compute_need(
-    asked: Questions | None, info: GgufInfo, shape: ModelShape, machine: Machine, wishes: Wishes
-) -> ComputeNeed:
-    """Let llama.cpp itself say how large its compute buffers are; assume them where there is no GPU."""
-    if asked is None or machine.device is None:
-        return ComputeNeed.assumed(shape)
-    shapes = _probe_shapes(shape, machine.device.name, wishes)
-    found = await asked.probe(info.path, shapes, n_threads=machine.host.n_threads)
-    points = []
-    for wanted, buffers in zip(shapes, found, strict=True):
-        by_device = {use.device: use.compute_bytes for use in buffers}
-        if not by_device:
-            continue
-        points.append(
-            ComputePoint(
-                n_ctx=wanted.n_ctx,
-                n_ubatch=wanted.n_ubatch,
-                experts_on_cpu=bool(wanted.tensor_overrides),
-                device_bytes=by_device.get(machine.device.name, 0),
-                host_bytes=by_device.get("CPU", 0),
-            )
-        )
-    return ComputeNeed.from_probes(points) if points else ComputeNeed.assumed(shape)
-
-
-def _probe_shapes(shape: ModelShape, device: str, wishes: Wishes) -> tuple[ProbeShape, ...]:
-    n_ctx = context_of(shape, wishes.n_ctx)
-    contexts = sorted({min(4096, n_ctx), n_ctx})
-    ubatches = [wishes.n_ubatch] if wishes.n_ubatch else [UBATCHES[0], min(UBATCHES[-1], n_ctx)]
-    on_cpu = tuple(
-        TensorOverride(pattern=wanted.pattern, buffer=wanted.buffer)
-        for wanted in expert_overrides(shape.expert_layers)
-    )
-    placements = [(), on_cpu] if on_cpu else [()]
-    return tuple(
-        ProbeShape(
-            n_ctx=context,
-            n_ubatch=min(n_ubatch, -(-context // CTX_STEP) * CTX_STEP),
-            n_parallel=wishes.n_parallel,
-            kv_type=wishes.kv_type or "f16",
-            device=device,
-            n_gpu_layers=999,
-            tensor_overrides=overrides,
-        )
-        for overrides in placements
-        for context in contexts
-        for n_ubatch in ubatches
-    )

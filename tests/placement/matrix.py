@@ -1,7 +1,7 @@
 """Every shape on every card with every context: how the app itself would plan them.
 
 The device is the loopback one, which llama.cpp takes for a GPU; its speeds are those of a middling card, and
-host memory is plenty, so that only VRAM is short. Compute buffers are probed as `edgeapp.runtime.planning`
+host memory is plenty, so that only VRAM is short. Compute buffers are probed as `edgeapp.runtime.compute_probe`
 probes them.
 """
 
@@ -17,7 +17,7 @@ from edgeapp.placement.machine import DeviceFacts, HostFacts, Machine
 from edgeapp.placement.plan import PlacementPlan, plan
 from edgeapp.placement.shape import ModelShape, model_shape
 from edgeapp.placement.wishes import WORKLOADS, Wishes
-from edgeapp.runtime import planning
+from edgeapp.runtime import compute_probe
 from edgeapp.runtime.probing import probe
 from tests.model_shapes import SHAPES
 from tests.native.memory_breakdown import Placement, Use, breakdowns
@@ -104,7 +104,7 @@ def probe_needs(files: Mapping[str, Path], shapes: Mapping[str, ModelShape]) -> 
 
 async def _needs_of(name: str, path: Path, shape: ModelShape) -> Needs:
     n_ctxs = [n_ctx for n_ctx in CONTEXTS if n_ctx <= shape.n_ctx_train]
-    asked = [planning._probe_shapes(shape, DEVICE, wishes(n_ctx)) for n_ctx in n_ctxs]
+    asked = [compute_probe.probe_shapes(shape, DEVICE, wishes(n_ctx)) for n_ctx in n_ctxs]
     _, found = await probe(path, [one for shapes in asked for one in shapes], n_threads=1)
     answers = iter(found)
     return {
