@@ -1,8 +1,7 @@
 """Every shape on every card with every context: how the app itself would plan them.
 
 The device is the loopback one, which llama.cpp takes for a GPU; its speeds are those of a middling card, and
-host memory is plenty, so that only VRAM is short. Compute buffers are probed as `edgeapp.runtime.compute_probe`
-probes them.
+host memory is plenty, so that only VRAM is short. Compute buffers are probed as the app probes them.
 """
 
 from __future__ import annotations
