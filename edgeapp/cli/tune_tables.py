@@ -151,7 +151,7 @@ def machine_json(profile: MachineProfile) -> dict[str, Any]:
 def _row(trial: Trial, *, best: Trial | None) -> tuple[str, ...]:
     actual, placed = trial.actual, trial.placed
     predicted = placed.plan.predicted if placed else None
-    note = clean_line(trial.problem, max_chars=60) or ("← fastest" if trial is best else "")
+    note = clean_line(trial.problem, max_chars=60) or ("←" if trial is best else "")
     return (
         trial.name,
         _rate(actual.decode_tps) if actual else "–",
