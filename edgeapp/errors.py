@@ -17,6 +17,13 @@
     ├── ConversionFailed                       a conversion that began could not be finished
     ├── NotEnoughDisk                          with the numbers
     ├── NotEnoughMemory                        host or GPU memory, with the numbers
+    ├── HistoryError                           the chat history
+    │   ├── NotInHistory                       no such conversation or message
+    │   ├── InvalidExport                      a file that is no export of conversations
+    │   ├── HistoryFull                        the disk has no room for what was to be kept
+    │   ├── HistoryBusy                        another edgeapp keeps it locked
+    │   ├── HistoryDamaged                     its file is broken
+    │   └── HistoryTooNew                      a newer edgeapp wrote its file
     └── EngineError                            the worker process or llama.cpp
         ├── BindingMismatch                    llama-cpp-python is missing or has another layout
         ├── LoadFailed                         llama.cpp refused the model
@@ -121,6 +128,34 @@ class NotEnoughMemory(EdgeappError):
         super().__init__(message, hint=hint)
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
+
+
+class HistoryError(EdgeappError):
+    code = "history"
+
+
+class NotInHistory(HistoryError):
+    code = "not_in_history"
+
+
+class InvalidExport(HistoryError):
+    code = "invalid_export"
+
+
+class HistoryFull(HistoryError):
+    code = "history_full"
+
+
+class HistoryBusy(HistoryError):
+    code = "history_busy"
+
+
+class HistoryDamaged(HistoryError):
+    code = "history_damaged"
+
+
+class HistoryTooNew(HistoryError):
+    code = "history_too_new"
 
 
 class EngineError(EdgeappError):

@@ -31,6 +31,12 @@ def models_dir() -> Path:
     return (home or platformdirs.user_data_path(_APP)) / "models"
 
 
+def history_file() -> Path:
+    """The chat history; its backups stand beside it."""
+    home = _home()
+    return (home or platformdirs.user_data_path(_APP)) / "history" / "history.db"
+
+
 def cache_dir() -> Path:
     home = _home()
     return home / "cache" if home else platformdirs.user_cache_path(_APP)

@@ -25,3 +25,13 @@ def mean_interval(values: NDArray[np.float64], *, cluster_length: int) -> tuple[
         effect = max(1.0, float(means.var(ddof=1)) / (variance / cluster_length))
     half = _Z_95 * math.sqrt(variance * effect / len(values))
     return max(0.0, mean - half), mean + half
+
+
+def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of the share `n_right / n` (Wilson 1927); 0 to 1 when `n` is 0."""
+    if n == 0:
+        return 0.0, 1.0
+    share, spread = n_right / n, _Z_95**2 / n
+    middle = share + spread / 2
+    half = _Z_95 * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))

@@ -24,11 +24,12 @@ from edgeapp.runtime.client import EngineDown, Released, StatusEvent
 from edgeapp.session import ChatSession
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from edgeapp.cli.job import Job
     from edgeapp.protocol import TokenLogprob
     from edgeapp.runtime.client import GenerationEvent
+    from edgeapp.session.turns import Turn
 
 EXIT_SIGNAL = 128
 """A shell reports death by signal n as 128 + n; ending cleanly on one reports the same."""
@@ -43,14 +44,18 @@ class _Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
-async def answer(job: Job, prompt: str, *, as_json: bool) -> int:
-    """Print the answer and return the exit code: 0, that of the error, or 128 + n after signal n."""
+async def answer(job: Job, prompt: str, *, as_json: bool, before: Sequence[Turn] = ()) -> int:
+    """Print the answer and return the exit code: 0, that of the error, or 128 + n after signal n.
+
+    `before` is the conversation that `prompt` continues.
+    """
     engine = JobEngine(job, front_end="run")
     client = engine.client
     status = _StatusLine(job.model)
     status.say(job.engine.planned.plan.reason)
     client.watch(status.show)
     session = ChatSession(client, job.settings, onlooker=engine)
+    session.turns.extend(before)
     preparing = asyncio.ensure_future(load_adapters(client, job.adapters))
     with _stopping_on_signals(session, preparing) as received:
         try:

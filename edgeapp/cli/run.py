@@ -72,10 +72,10 @@ def command(model: str | None, prompt: str | None, *, as_json: bool, **flags: An
         )
     grammar, adapters = read_grammar(choices), parse_adapters(choices.lora)
     full_prompt = None if is_chat else _read_prompt(prompt)
-    resolved = _resolve(model, settings)
+    resolved = resolve_model(model, settings)
     job = Job(
         model=resolved.name,
-        engine=_engine(resolved, settings, draft_model=choices.draft_model),
+        engine=plan_engine(resolved, settings, draft_model=choices.draft_model),
         settings=chat_settings(
             settings,
             resolved.sampling,
@@ -127,7 +127,7 @@ def _read_stdin() -> str:
     return data.decode("utf-8", "replace")
 
 
-def _resolve(model: str | None, settings: Settings) -> ResolvedModel:
+def resolve_model(model: str | None, settings: Settings) -> ResolvedModel:
     """Return the model, after downloading, upcycling or converting it when it is not here yet."""
     from edgeapp.cli import download_progress
 
@@ -160,14 +160,21 @@ def _converted_here(parsed: LocalPath | HubRef | CatalogEntry, *, offline: bool)
             return None
 
 
-def _engine(resolved: ResolvedModel, settings: Settings, *, draft_model: str | None) -> EngineChoice:
+def plan_engine(
+    resolved: ResolvedModel,
+    settings: Settings,
+    *,
+    draft_model: str | None = None,
+    workload: str = "chat",
+) -> EngineChoice:
+    """Plan where the model goes. Raise `EdgeappError` when it cannot be run."""
     from edgeapp.cli.placement_wishes import wishes_of
     from edgeapp.gguf_info import read_gguf_info
     from edgeapp.runtime.planning import EngineChoice, planned
 
-    draft = None if draft_model is None else read_gguf_info(_resolve(draft_model, settings).path)
+    draft = None if draft_model is None else read_gguf_info(resolve_model(draft_model, settings).path)
     return EngineChoice(
-        planned=asyncio.run(planned(resolved.path, wishes_of(settings))),
+        planned=asyncio.run(planned(resolved.path, wishes_of(settings, workload=workload))),
         n_expert_used=settings.experts,
         draft_path=draft.path if draft else None,
     )

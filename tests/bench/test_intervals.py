@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeapp.bench.intervals import mean_interval
+from edgeapp.bench.intervals import mean_interval, wilson_interval
 
 
 def test_independent_values_have_the_usual_interval() -> None:
@@ -39,3 +39,17 @@ def test_one_value_or_equal_ones_have_no_spread(values: list[float]) -> None:
 
 def test_it_does_not_go_below_zero() -> None:
     assert mean_interval(np.array([0.0, 0.0, 0.0, 1.0]), cluster_length=4)[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("n_right", "n", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (5, 10, 0.2366, 0.7634),
+        (81, 263, 0.2553, 0.3662),
+        (0, 0, 0, 1),
+    ],
+)
+def test_wilsons_interval_is_that_of_the_tables(n_right: int, n: int, low: float, high: float) -> None:
+    assert wilson_interval(n_right, n) == pytest.approx((low, high), abs=1e-4)
