@@ -26,6 +26,7 @@ _COMMANDS = {
     "tune": "Find the fastest way to run a model here, by measuring.",
     "profile": "Show which experts a model uses, for which text.",
     "preset": "Use task presets: instructions and a form of answer for one kind of work.",
+    "history": "List, search, read, move and delete conversations.",
     "models": "List, download, check and remove models.",
     "doctor": "Check this machine and say how to fix what is missing.",
     "config": "Show and change settings.",

@@ -19,13 +19,14 @@ from edgeapp.cli.grammar_source import read_grammar
 from edgeapp.cli.job import Job
 from edgeapp.cli.run_flags import choice_flags, setting_flags, take_choices
 from edgeapp.config import load_settings
-from edgeapp.errors import NoGguf, UsageError
+from edgeapp.errors import HistoryError, NoGguf, UsageError
 from edgeapp.references import HubRef, LocalPath
 
 if TYPE_CHECKING:
     from edgeapp.catalog import ResolvedModel
     from edgeapp.cli.run_flags import RunChoices
     from edgeapp.config import Settings
+    from edgeapp.history import Opened
     from edgeapp.runtime.planning import EngineChoice
 
 _EXAMPLES = """\b
@@ -88,7 +89,7 @@ def command(model: str | None, prompt: str | None, *, as_json: bool, **flags: An
         allow_cpu=settings.cpu_fallback == "auto",
     )
     if full_prompt is None:
-        _chat(job, resolved, theme=settings.theme)
+        _chat(job, resolved, theme=settings.theme, keeps_history=settings.history == "auto")
     else:
         _answer(job, full_prompt, as_json=as_json)
 
@@ -180,18 +181,20 @@ def plan_engine(
     )
 
 
-def _chat(job: Job, resolved: ResolvedModel, *, theme: str) -> None:
+def _chat(job: Job, resolved: ResolvedModel, *, theme: str, keeps_history: bool) -> None:
     from edgeapp.cli.engine import JobEngine
     from edgeapp.tui.app import ChatApp
 
-    engine = JobEngine(job, front_end="chat")
-    plan = job.engine.planned.plan
+    history = _open_history() if keeps_history else None
+    engine = JobEngine(job, front_end="chat", history=history.database if history else None)
+    placement = f"Placement: {job.engine.planned.plan.reason}."
+    notes = (resolved.description, placement, history.notice if history else "")
     app = ChatApp(
         engine.client,
         job.settings,
         title=resolved.name,
         subtitle=resolved.licence,
-        welcome="\n".join(filter(None, (resolved.description, f"Placement: {plan.reason}."))),
+        welcome="\n".join(filter(None, notes)),
         theme=theme,
         prepare=partial(load_adapters, engine.client, job.adapters),
         onlooker=engine,
@@ -204,6 +207,17 @@ def _chat(job: Job, resolved: ResolvedModel, *, theme: str) -> None:
     if app.load_problem is not None:
         raise app.load_problem
     sys.exit(app.return_code or 0)
+
+
+def _open_history() -> Opened | None:
+    """Return the history; None, and why on stderr, when it cannot be opened: a chat needs none."""
+    from edgeapp.history import open_history
+
+    try:
+        return open_history()
+    except HistoryError as problem:
+        click.echo(f"note: {problem.message} This chat is not kept.", err=True)
+        return None
 
 
 def _answer(job: Job, prompt: str, *, as_json: bool) -> None:

@@ -111,6 +111,11 @@ _SETTINGS = (
         help="Free the engine's memory after so long without a question; the next one loads it again. "
         "Default: 0, never.",
     ),
+    click.option(
+        "--history",
+        type=click.Choice(["auto", "off"]),
+        help="Keep the chat on disk: auto or off. Default: auto.",
+    ),
     click.option("--offline/--online", default=None, help="Never touch the network. Default: --online."),
     click.option("--theme", help="Theme of the chat. Default: textual-dark."),
 )

@@ -127,6 +127,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """When the GPU is lost: auto goes on on the CPU, off ends with an error."""
     idle_release: Seconds = 0.0
     """Free the engine's memory after so many seconds without a question; the next one loads it again."""
+    history: AutoOrOff = "auto"
+    """Keep the chats on disk: auto or off."""
     offline: Offline = False
     """Never touch the network. `HF_HUB_OFFLINE=1` has the same effect."""
     theme: ThemeName = "textual-dark"

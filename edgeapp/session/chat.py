@@ -37,11 +37,16 @@ class ChatSettings:
 
 
 class Onlooker(Protocol):
-    """Who wants to know of every answer: `begin` just before it is asked for, then all its events."""
+    """Who wants to know of every answer: `begin` just before it is asked for, then all its events.
 
-    def begin(self) -> None: ...
+    `reset` says that another conversation begins.
+    """
+
+    def begin(self, text: str) -> None: ...
 
     def observe(self, event: GenerationEvent) -> None: ...
+
+    def reset(self) -> None: ...
 
 
 class ChatSession:
@@ -67,6 +72,8 @@ class ChatSession:
         """Forget the conversation. A running answer must have been stopped before."""
         self.turns.clear()
         self.summary = ""
+        if self._onlooker is not None:
+            self._onlooker.reset()
 
     def stop(self) -> None:
         """Ask the running answer, if any, to end; its stream finishes with `Done`."""
@@ -100,7 +107,7 @@ class ChatSession:
         answer = Turn(role="assistant", text="", status="failed")
         self.turns.append(answer)
         if self._onlooker is not None:
-            self._onlooker.begin()
+            self._onlooker.begin(text)
         self._generation = self._client.generate(request)
         try:
             async for event in self._generation:

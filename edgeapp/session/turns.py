@@ -36,6 +36,10 @@ class Turn:
     """False: it stays in the conversation, but the model no longer gets it."""
 
 
+def status_of(reason: FinishReason) -> TurnStatus:
+    return _STATUS[reason]
+
+
 def is_taken_back(event: GenerationEvent) -> bool:
     """Tell whether a message that got no text for an answer was stopped by the user or was too long."""
     match event:

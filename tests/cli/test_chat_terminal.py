@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.cli.processes import COMMAND, assert_gone, wait_for, workers_of
+from tests.cli.processes import COMMAND, assert_gone, edgeapp, wait_for, workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +78,8 @@ def test_a_message_is_answered_and_the_footer_shows_the_speed(chat: Terminal) ->
     assert "Write one sentence about the sea." in chat.screen()
     chat.keys("C-q")
     chat.wait_for("ENDED with 0")
+    listed = edgeapp("history", "list").stdout
+    assert "Write one sentence about the sea." in listed
 
 
 def test_escape_stops_an_answer_and_the_chat_goes_on(chat: Terminal) -> None:
