@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from edgeapp.cleantext import clean_line
 from edgeapp.errors import UsageError
 from edgeapp.placement.wishes import WORKLOADS, Wishes, Workload
 
@@ -35,10 +36,18 @@ def wishes_of(settings: Settings, *, workload: str = DEFAULT_WORKLOAD, n_paralle
 
 
 def workload_named(name: str) -> Workload:
-    """Raise `UsageError` for a name that is none."""
+    """Return the workload `name`, or that of the preset `name`. Raise `UsageError` when there is neither."""
     if name in WORKLOADS:
         return WORKLOADS[name]
-    raise UsageError(f"There is no workload {name!r}.", hint=f"There are {', '.join(WORKLOADS)}.")
+    from edgeapp.presets import load_preset
+
+    try:
+        return WORKLOADS[load_preset(name).workload]
+    except UsageError as problem:
+        raise UsageError(
+            f"There is no workload or preset {clean_line(name, max_chars=60)!r}.",
+            hint=f"Workloads are {', '.join(WORKLOADS)}; `edgeapp preset list` shows the presets.",
+        ) from problem
 
 
 def expert_layers(text: str) -> int | tuple[int, ...] | None:

@@ -42,8 +42,8 @@ def _flags(command: Callable[..., None]) -> Callable[..., None]:
     "--for",
     "workload",
     default=DEFAULT_WORKLOAD,
-    metavar="WORKLOAD",
-    help=f"What to be fast at: chat, prefill or kiosk. Default: {DEFAULT_WORKLOAD}.",
+    metavar="WORKLOAD|PRESET",
+    help=f"What to be fast at: chat, prefill, kiosk, or the name of a preset. Default: {DEFAULT_WORKLOAD}.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; sizes are bytes.")
 @_flags

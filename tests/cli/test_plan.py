@@ -76,6 +76,14 @@ def test_the_text_explains(qwen: Path) -> None:
         assert part in shown
 
 
+def test_a_preset_stands_for_its_workload(tiny_moe: Path) -> None:
+    asked = [
+        planned(tiny_moe, "--for", name)["predicted"]["request_s"] for name in ("extract", "prefill", "chat")
+    ]
+    assert asked[0] == pytest.approx(asked[1])
+    assert asked[0] != pytest.approx(asked[2])
+
+
 @pytest.mark.usefixtures("card")
 def test_what_cannot_be_names_the_nearest_wishes(qwen: Path) -> None:
     result = edgeapp("plan", str(qwen), "--cpu-experts", "0")
