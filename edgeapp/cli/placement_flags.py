@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import click
+
+from edgeapp.cli.placement_wishes import DEFAULT_WORKLOAD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
 
 PLACEMENT_FLAGS = (
     click.option("--ctx", type=int, help="Context length in tokens. Default: the trained one, at most 8192."),
@@ -41,3 +50,23 @@ PLACEMENT_FLAGS = (
     ),
 )
 """Each sets the setting of its name."""
+
+workload_flag = click.option(
+    "--for",
+    "workload",
+    default=DEFAULT_WORKLOAD,
+    metavar="WORKLOAD|PRESET",
+    help=f"What to be fast at: chat, prefill, kiosk, or the name of a preset. Default: {DEFAULT_WORKLOAD}.",
+)
+
+
+def placement_flags(command: Command) -> Command:
+    """Give `command` all `PLACEMENT_FLAGS`."""
+    return with_flags(PLACEMENT_FLAGS, command)
+
+
+def with_flags(flags: tuple[Callable[[Any], Any], ...], command: Command) -> Command:
+    """Give `command` each of `flags`, in their order in its help."""
+    for flag in reversed(flags):
+        command = flag(command)
+    return command

@@ -10,13 +10,11 @@ import click
 
 from edgeapp import catalog
 from edgeapp.cli.json_errors import json_errors
-from edgeapp.cli.placement_flags import PLACEMENT_FLAGS
-from edgeapp.cli.placement_wishes import DEFAULT_WORKLOAD, wishes_of
+from edgeapp.cli.placement_flags import placement_flags, workload_flag
+from edgeapp.cli.placement_wishes import wishes_of
 from edgeapp.config import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from edgeapp.runtime.planning import Planned
 
 _EPILOG = """\b
@@ -30,23 +28,11 @@ Examples:
 """
 
 
-def _flags(command: Callable[..., None]) -> Callable[..., None]:
-    for flag in reversed(PLACEMENT_FLAGS):
-        command = flag(command)
-    return command
-
-
 @click.command(epilog=_EPILOG)
 @click.argument("model", required=False)
-@click.option(
-    "--for",
-    "workload",
-    default=DEFAULT_WORKLOAD,
-    metavar="WORKLOAD|PRESET",
-    help=f"What to be fast at: chat, prefill, kiosk, or the name of a preset. Default: {DEFAULT_WORKLOAD}.",
-)
+@workload_flag
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; sizes are bytes.")
-@_flags
+@placement_flags
 def command(model: str | None, workload: str, *, as_json: bool, **flags: Any) -> None:
     """Say where MODEL would go: what is on the GPU, what in host memory, how fast it would be, and why.
 

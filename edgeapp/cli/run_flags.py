@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from edgeapp.cli.placement_flags import PLACEMENT_FLAGS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-Command = TypeVar("Command", bound="Callable[..., Any]")
+from edgeapp.cli.placement_flags import PLACEMENT_FLAGS, Command, with_flags
 
 MAX_LOGPROBS = 20  # OpenAI API reference, chat completions: top_logprobs
 
@@ -169,20 +164,14 @@ class RunChoices:
 
 def setting_flags(command: Command) -> Command:
     """Give `command` a flag for every setting but `log_level`."""
-    return _with_flags(_SETTINGS, command)
+    return with_flags(_SETTINGS, command)
 
 
 def choice_flags(command: Command) -> Command:
     """Give `command` the flags of `RunChoices`."""
-    return _with_flags(_CHOICES, command)
+    return with_flags(_CHOICES, command)
 
 
 def take_choices(flags: dict[str, Any]) -> RunChoices:
     """Move the choices out of `flags`, which leaves the settings."""
     return RunChoices(**{name: flags.pop(name) for name in RunChoices.__dataclass_fields__})
-
-
-def _with_flags(flags: tuple[Callable[[Any], Any], ...], command: Command) -> Command:
-    for flag in reversed(flags):
-        command = flag(command)
-    return command

@@ -12,13 +12,12 @@ import msgspec
 
 from edgeapp import catalog, log
 from edgeapp.cli.json_errors import json_errors
-from edgeapp.cli.placement_flags import PLACEMENT_FLAGS
-from edgeapp.cli.placement_wishes import DEFAULT_WORKLOAD, wishes_of
+from edgeapp.cli.placement_flags import placement_flags, workload_flag
+from edgeapp.cli.placement_wishes import wishes_of
 from edgeapp.config import load_settings
 from edgeapp.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from edgeapp.cli.tune_progress import TuneProgress
@@ -40,21 +39,9 @@ _EXIT_SIGNAL = 128
 """A shell reports death by signal n as 128 + n; ending cleanly on one reports the same."""
 
 
-def _flags(command: Callable[..., None]) -> Callable[..., None]:
-    for flag in reversed(PLACEMENT_FLAGS):
-        command = flag(command)
-    return command
-
-
 @click.command(epilog=_EXAMPLES)
 @click.argument("model", required=False)
-@click.option(
-    "--for",
-    "workload",
-    default=DEFAULT_WORKLOAD,
-    metavar="WORKLOAD|PRESET",
-    help=f"What to be fast at: chat, prefill, kiosk, or the name of a preset. Default: {DEFAULT_WORKLOAD}.",
-)
+@workload_flag
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True, max=1440),
@@ -63,7 +50,7 @@ def _flags(command: Callable[..., None]) -> Callable[..., None]:
     help="Time for all tries; the plan itself is always measured to the end.",
 )
 @click.option("--machine-only", is_flag=True, help="Measure the machine again, and no model.")
-@_flags
+@placement_flags
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     model: str | None, workload: str, minutes: float, *, machine_only: bool, as_json: bool, **flags: Any
